@@ -1,0 +1,1 @@
+"""Write down a log-likelihood; get the estimates and every covariance of them."""
