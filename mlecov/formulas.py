@@ -1,0 +1,325 @@
+"""Formulas to designs: the only user of formulaic, and of tabmat's reading of it.
+
+`offset(...)` and `exposure(...)` are parsed here. A plain sum of numeric columns needs no formula
+library and is stacked directly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlecov.data import Rows, Table
+from mlecov.errors import DataError, SpecificationError
+from mlecov.lazy import lazy
+from mlecov.likelihood.design import Columns, DenseDesign, Design, Equation, TabmatDesign
+from mlecov.parameters import LinearKind, LinearTerms
+
+formulaic = lazy("formulaic")
+tabmat = lazy("tabmat")
+
+Array = npt.NDArray[np.float64]
+
+PLAIN = re.compile(r"^\s*[A-Za-z_]\w*(\s*\+\s*([A-Za-z_]\w*|1))*\s*$")
+CALL = re.compile(r"\b(offset|exposure)\s*\(")
+MANY_LEVELS = 24
+"""Categorical levels from which a design is held by tabmat as codes rather than as dense columns."""
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A formula cut into its sides: outcome, regressors, offsets (with log for exposures)."""
+
+    left: str | None
+    right: str
+    offsets: tuple[tuple[str, bool], ...]
+
+
+def parse(text: str) -> Formula:
+    """Return the parts of "y ~ x1 + x2 + offset(z) + exposure(w)".
+
+    Raises
+    ------
+    SpecificationError
+        For I(x^2), which in Python is exclusive or; more than one "~"; or an offset that can not
+        be read.
+    """
+    for inside in re.findall(r"I\(([^()]*)\)", text):
+        if "^" in inside:
+            raise SpecificationError(
+                f"formula {text!r}: I({inside}) uses '^', which is not a power in Python; write "
+                f"I({inside.replace('^', '**')})."
+            )
+    sides = text.split("~")
+    if len(sides) > 2:
+        raise SpecificationError(f"formula {text!r} has {len(sides) - 1} '~'; one is expected.")
+    right, offsets = _cut_offsets(sides[-1], text)
+    left = sides[0].strip() if len(sides) == 2 else None
+    return Formula(left or None, right.strip() or "1", tuple(offsets))
+
+
+def _cut_offsets(right: str, whole: str) -> tuple[str, list[tuple[str, bool]]]:
+    offsets: list[tuple[str, bool]] = []
+    while match := CALL.search(right):
+        depth, end = 1, match.end()
+        while depth and end < len(right):
+            depth += {"(": 1, ")": -1}.get(right[end], 0)
+            end += 1
+        if depth:
+            raise SpecificationError(f"formula {whole!r}: {match.group()} is not closed.")
+        before = right[: match.start()].rstrip()
+        if before and before[-1] != "+":
+            raise SpecificationError(f"formula {whole!r}: {match.group()}...) must be added with '+'.")
+        offsets.append((right[match.end() : end - 1].strip(), match.group(1) == "exposure"))
+        after = right[end:].lstrip()
+        before = before.rstrip("+").rstrip()
+        right = f"{before} {after}" if before else after.removeprefix("+").lstrip()
+    return right, offsets
+
+
+def variables(formula: str) -> set[str]:
+    """Return the names of the columns that one side of a formula reads."""
+    if PLAIN.match(formula):
+        return {name for name in re.split(r"[\s+]+", formula.strip()) if name != "1"}
+    try:
+        return {str(name) for name in formulaic.Formula(formula).required_variables}
+    except Exception as error:
+        raise SpecificationError(f"formula {formula!r} can not be read: {error}") from None
+
+
+def columns_used(terms: LinearTerms, table: Table) -> set[str]:
+    """Return the columns of `table` that a linear parameter reads."""
+    if isinstance(terms.formula, str):
+        formula = parse(terms.formula)
+        if formula.left is not None:
+            raise SpecificationError(
+                f"linear({terms.formula!r}): a linear predictor has no left-hand side; the outcome is an "
+                "argument of the function."
+            )
+        used = variables(formula.right)
+        for offset, _ in formula.offsets:
+            used |= variables(offset)
+    else:
+        used = set(terms.formula)
+    if terms.offset is not None:
+        used.add(terms.offset)
+    unknown = {name for name in used if name not in table}
+    for name in unknown:
+        table.raw(name)
+    return used
+
+
+@dataclass(frozen=True)
+class Block:
+    """The design of one linear parameter: names of its columns, matrix, offset, and how to make it again."""
+
+    names: tuple[str, ...]
+    matrix: Any
+    offset: Array | None
+    terms: LinearTerms
+    spec: Any = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the matrix is a numpy array."""
+        return isinstance(self.matrix, np.ndarray)
+
+
+def materialize(terms: LinearTerms, rows: Rows) -> Block:
+    """Return the design of a linear parameter over the rows kept.
+
+    Raises
+    ------
+    DataError, SpecificationError
+        For unknown or non-numeric columns and formulas that can not be read.
+    """
+    offset = _offset(terms, rows)
+    if not isinstance(terms.formula, str):
+        names, matrix = _stack(terms.formula, rows, intercept=False)
+        return Block(names, matrix, offset, terms)
+    right = parse(terms.formula).right
+    if PLAIN.match(right):
+        columns = [name for name in re.split(r"[\s+]+", right.strip()) if name != "1"]
+        if all(rows.table.raw(name).dtype.kind in "fiu" for name in columns):
+            names, matrix = _stack(list(dict.fromkeys(columns)), rows, intercept=True)
+            return Block(names, matrix, offset, terms)
+    if right.strip() == "1":
+        return Block(("Intercept",), np.ones((rows.n_rows, 1)), offset, terms)
+    return _by_formulaic(right, rows, offset, terms)
+
+
+def _stack(columns: Sequence[str], rows: Rows, intercept: bool) -> tuple[tuple[str, ...], Array]:
+    names, parts = (["Intercept"], [np.ones(rows.n_rows)]) if intercept else ([], [])
+    for name in columns:
+        values = rows.column(name)
+        if values.ndim == 2:
+            names += [f"{name}[{j}]" for j in range(values.shape[1])]
+            parts += list(values.T)
+        else:
+            names.append(name)
+            parts.append(values)
+    return tuple(names), np.ascontiguousarray(np.column_stack(parts))
+
+
+def _offset(terms: LinearTerms, rows: Rows) -> Array | None:
+    total: Array | None = None
+    if terms.offset is not None:
+        total = rows.column(terms.offset)
+    if isinstance(terms.formula, str):
+        for text, is_exposure in parse(terms.formula).offsets:
+            part = rows.column(text) if text in rows.table else evaluate(text, rows)
+            if is_exposure and not (part > 0).all():
+                raise DataError(
+                    f"exposure({text}) is not positive in row {int(np.argmin(part))}: its log enters the predictor."
+                )
+            part = np.log(part) if is_exposure else part
+            total = part if total is None else total + part
+    return total
+
+
+def evaluate(text: str, rows: Rows) -> Array:
+    """Return one column (n,) that an expression such as "np.log(y)" makes of the rows."""
+    if text in rows.table:
+        return rows.column(text)
+    matrix = _model_matrix(f"0 + {text}", rows, variables(text))
+    array = np.asarray(matrix, dtype=float)
+    if array.shape[1] != 1:
+        raise DataError(f"{text!r} makes {array.shape[1]} columns; expected one number per row.")
+    return array[:, 0]
+
+
+def _model_matrix(right: str, rows: Rows, names: set[str], materializer: str | None = None) -> Any:
+    frame = rows.frame(sorted(names))
+    options = {"na_action": "raise", "ensure_full_rank": True}
+    try:
+        if materializer == "tabmat":
+            return tabmat.from_formula(
+                right,
+                frame,
+                ensure_full_rank=True,
+                na_action="raise",
+                include_intercept=True,
+                add_column_for_intercept=True,
+                cat_threshold=MANY_LEVELS,
+                categorical_format="{name}[T.{category}]",
+                context={"np": np},
+            )
+        return formulaic.Formula(right).get_model_matrix(frame, context={"np": np}, **options)
+    except Exception as error:
+        raise SpecificationError(
+            f"formula {right!r} can not be made into columns: {type(error).__name__}: {error}"
+        ) from None
+
+
+def _by_formulaic(right: str, rows: Rows, offset: Array | None, terms: LinearTerms) -> Block:
+    names = variables(right)
+    levels = [len(np.unique(rows.raw(n).astype(str))) for n in names if rows.raw(n).dtype.kind not in "fiub"]
+    coded = [
+        len(np.unique(rows.raw(n))) for n in names if re.search(rf"C\(\s*{n}\b", right) and rows.raw(n).ndim == 1
+    ]
+    if max([*levels, *coded, 0]) >= MANY_LEVELS:
+        matrix = _model_matrix(right, rows, names, "tabmat")
+        labels = tuple(str(name) for name in matrix.column_names)
+        return Block(labels, matrix, offset, terms, matrix.model_spec)
+    matrix = _model_matrix(right, rows, names)
+    labels = tuple(str(name) for name in matrix.columns)
+    values = np.ascontiguousarray(np.asarray(matrix, dtype=float))
+    return Block(labels, values, offset, terms, matrix.model_spec)
+
+
+def rebuild(block: Block, rows: Rows) -> Block:
+    """Return the design of the same parameter for other rows (prediction): same columns, same codes."""
+    if block.spec is None:
+        made = materialize(block.terms, rows)
+    else:
+        frame = rows.frame(sorted(str(name) for name in block.spec.required_variables))
+        matrix = block.spec.get_model_matrix(frame)
+        dense = np.asarray(matrix.toarray() if not block.is_dense else matrix, dtype=float)
+        made = Block(block.names, np.ascontiguousarray(dense), _offset(block.terms, rows), block.terms, block.spec)
+    if made.names != block.names:
+        raise DataError(f"the new data make columns {made.names}; the fit has {block.names}.")
+    return made
+
+
+def unite(
+    blocks: dict[str, Block], equations: Sequence[tuple[str, str | None]], starts: dict[str, int], n_rows: int
+) -> tuple[Design, tuple[Equation, ...]]:
+    """Return the union design of all blocks and the equations that read it.
+
+    `equations` lists (name, block) in order, the block None for a constant alone; `starts` gives
+    the first coefficient of each equation by name. Dense columns that several blocks share (same
+    name, same numbers) stand in the union once.
+    """
+    columns: dict[str, Columns] = {}
+    distinct: list[Block] = []
+    for name, block in blocks.items():
+        same = next((n for n, b in blocks.items() if b.matrix is block.matrix or _same(b, block)), name)
+        if same != name and same in columns:
+            columns[name] = columns[same]
+            continue
+        width = sum(len(b.names) for b in distinct)
+        columns[name] = slice(width, width + len(block.names))
+        distinct.append(block)
+    if len(distinct) == 1 and distinct[0].is_dense:
+        design: Design = DenseDesign(distinct[0].matrix)
+    elif all(block.is_dense for block in distinct):
+        design, columns = _unite_dense(blocks, n_rows)
+    else:
+        parts = [b.matrix if not b.is_dense else tabmat.DenseMatrix(np.asfortranarray(b.matrix)) for b in distinct]
+        design = TabmatDesign(parts[0] if len(parts) == 1 else tabmat.hstack(parts))
+    made = []
+    for name, block_name in equations:
+        if block_name is None:
+            made.append(Equation(name, None, starts[name], starts[name] + 1))
+        else:
+            width = len(blocks[block_name].names)
+            made.append(
+                Equation(
+                    name,
+                    columns[block_name],
+                    starts[name],
+                    starts[name] + width,
+                    blocks[block_name].offset,
+                )
+            )
+    return design, tuple(made)
+
+
+def _same(a: Block, b: Block) -> bool:
+    return a.terms.formula == b.terms.formula and a.names == b.names
+
+
+def _unite_dense(blocks: dict[str, Block], n_rows: int) -> tuple[Design, dict[str, Columns]]:
+    names: list[str] = []
+    parts: list[Array] = []
+    places: dict[str, Columns] = {}
+    for name, block in blocks.items():
+        place = []
+        for j, label in enumerate(block.names):
+            column = block.matrix[:, j]
+            found = next(
+                (i for i, n in enumerate(names) if n == label and np.array_equal(parts[i], column)), None
+            )
+            if found is None:
+                found = len(names)
+                names.append(label)
+                parts.append(column)
+            place.append(found)
+        first = place[0] if place else 0
+        contiguous = place == list(range(first, first + len(place)))
+        places[name] = slice(first, first + len(place)) if contiguous else np.array(place, dtype=np.intp)
+    matrix = np.ascontiguousarray(np.column_stack(parts)) if parts else np.empty((n_rows, 0))
+    return DenseDesign(matrix), places
+
+
+def linear_kind(block: Block) -> LinearKind:
+    """Return the parameter kind of a block's coefficients."""
+    kind = LinearKind(block.names, block.terms.equations)
+    if block.terms.start is None:
+        return kind
+    return replace(kind, start_value=tuple(float(v) for v in kind.free(block.terms.start)))

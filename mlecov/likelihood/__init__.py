@@ -1,0 +1,1 @@
+"""Likelihoods: something that can be evaluated, and the scores that everything else reads."""

@@ -1,0 +1,312 @@
+"""What a likelihood is: a parameter space and something that can be evaluated.
+
+Vocabulary, signs and shapes (one word per idea, used everywhere):
+
+* `loglike_obs` (n,): contributions of the terms, log-likelihood, never negated;
+* `loglike`: their weighted sum, never a mean;
+* `scores` (n, k): d loglike_obs / d theta, unweighted; `gradient` (k,): their weighted sum;
+* `hessian` (k, k): second derivative of `loglike`, negative definite at a maximum;
+* `information` (k, k): -hessian (observed), or its expectation at theta (expected).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mlecov.data import Rows
+from mlecov.errors import CovarianceError, EvaluationError, SpecificationError, listing
+from mlecov.likelihood.scores import Codes, Scores, Weights
+from mlecov.parameters import ParameterSpace
+
+Array = npt.NDArray[np.float64]
+Curvature = Literal["observed", "expected"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums over terms at one theta: the evaluation of two blocks of terms adds up."""
+
+    theta: Array
+    loglike: float
+    gradient: Array | None = None
+    hessian: Array | None = None
+    scores: Scores | None = None
+    loglike_obs: Array | None = None
+
+    @property
+    def information(self) -> Array:
+        """Observed information -hessian (k, k)."""
+        assert self.hessian is not None
+        return -self.hessian
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the log-likelihood and every derivative asked for are finite."""
+        return bool(
+            np.isfinite(self.loglike)
+            and (self.gradient is None or np.isfinite(self.gradient).all())
+            and (self.hessian is None or np.isfinite(self.hessian).all())
+        )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a likelihood says of itself: shown in summaries, used in messages.
+
+    `engine` says how the derivatives are had. `outcome` names the left-hand side.
+    """
+
+    name: str
+    engine: str
+    outcome: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Likelihood(ABC):
+    """A log-likelihood of n terms in k free parameters.
+
+    `separable` declares that term i depends on its own rows alone, so that it may be chunked,
+    resampled and distributed.
+    """
+
+    space: ParameterSpace
+    rows: Rows
+    weights: Weights | None
+    facts: Facts
+    separable: bool
+
+    @property
+    @abstractmethod
+    def n_terms(self) -> int:
+        """The number of terms n."""
+
+    @abstractmethod
+    def evaluate(
+        self, theta: Array, *, order: int = 0, scores: bool = False, weights: Array | None = None
+    ) -> Evaluation:
+        """Evaluate at theta (k,).
+
+        Parameters
+        ----------
+        order :
+            0: the log-likelihood and `loglike_obs`; 1: and the gradient; 2: and the Hessian.
+        scores :
+            Whether the evaluation carries the scores as well (implies order >= 1).
+        weights :
+            (n,) factors on top of the likelihood's own weights (resampling).
+        """
+
+    @abstractmethod
+    def subset(self, terms: npt.NDArray[np.intp]) -> Likelihood:
+        """Return the likelihood of a choice of terms (repetition allowed)."""
+
+    @abstractmethod
+    def curvature_blocks(
+        self, theta: Array, codes: Codes, n_groups: int, kind: Curvature
+    ) -> Iterator[tuple[npt.NDArray[np.intp], Array]]:
+        """Stream (groups (b,), I_g (b, k, k)): each group's own information, weighted, in batches."""
+
+    def information(self, theta: Array) -> Array:
+        """Return the expected information E[-hessian] (k, k) at theta, conditional on regressors.
+
+        Raises
+        ------
+        CovarianceError
+            Where the model does not know it.
+        """
+        raise CovarianceError(no_expected_information(self.facts.name))
+
+    @property
+    def has_expected_information(self) -> bool:
+        """Whether `information` is defined."""
+        return False
+
+    @property
+    def has_expected_blocks(self) -> bool:
+        """Whether `curvature_blocks` knows the expected curvature."""
+        return False
+
+    @property
+    def n_obs(self) -> float:
+        """Number of observations: the sum of frequency weights, else the number of terms."""
+        if self.weights is not None and self.weights.kind == "frequency":
+            return float(self.weights.values.sum())
+        return float(self.n_terms)
+
+    def start(self) -> Array:
+        """Return the start values as theta (k,)."""
+        return self.space.start()
+
+    def term_weights(self, extra: Array | None) -> Array | None:
+        """Return the product of own and extra weights, (n,) or None."""
+        own = None if self.weights is None else self.weights.values
+        if own is None or extra is None:
+            return extra if own is None else own
+        return np.asarray(own * extra)
+
+    def singular_columns(self) -> str | None:
+        """Return a sentence naming collinear columns of a design, or None where there are none."""
+        return None
+
+    def separation(self, theta: Array) -> str | None:
+        """Return a sentence on separation of the outcomes at theta, or None where there is none."""
+        return None
+
+    def check_derivatives(self, theta: Array) -> None:
+        """Raise DerivativeError where derivatives given by the user disagree with the likelihood."""
+
+    def check_final(self, evaluation: Evaluation) -> None:
+        """Raise SeparabilityError where the scores do not add up to the gradient."""
+
+    def simulate(self, rng: np.random.Generator, theta: Array) -> Likelihood:
+        """Return the likelihood of outcomes drawn from the model at theta.
+
+        Raises
+        ------
+        SpecificationError
+            Where the model can not be simulated.
+        """
+        raise SpecificationError(
+            f"{self.facts.name} can not be simulated: no simulate= was given. A parametric bootstrap needs it."
+        )
+
+    def restricted(self, matrix: Array, origin: Array, texts: tuple[str, ...] = ()) -> Likelihood:
+        """Return this likelihood as a function of phi, theta = matrix @ phi + origin."""
+        return Restricted(self, matrix, origin, texts)
+
+    @property
+    def unrestricted(self) -> Likelihood:
+        """The likelihood without constraints (itself, where there are none)."""
+        return self
+
+
+def no_expected_information(name: str) -> str:
+    """Return the message of a likelihood that knows no expected information."""
+    return (
+        f"{name} knows no expected information. Give information= (a function that returns the matrix or the "
+        "expected row curvatures) or moments=(mean, variance) to likelihood(), or use 'oim'."
+    )
+
+
+def require_finite(likelihood: Likelihood, evaluation: Evaluation, where: str) -> None:
+    """Raise EvaluationError naming the first rows and the parameter values, unless all is finite."""
+    if evaluation.is_finite:
+        return
+    values = likelihood.space.report(evaluation.theta)
+    shown = listing(
+        (f"{name}={value:.6g}" for name, value in zip(likelihood.space.labels, values, strict=True)), 8
+    )
+    terms = likelihood.evaluate(evaluation.theta, order=0).loglike_obs
+    bad = np.flatnonzero(~np.isfinite(terms)) if terms is not None else np.empty(0, np.intp)
+    if len(bad):
+        assert terms is not None
+        raise EvaluationError(
+            f"the log-likelihood is not finite {where}, in {len(bad)} of {len(terms)} term(s): "
+            f"{listing(bad)} (first value {terms[bad[0]]}), at {shown}. Give start values inside the support, "
+            "or keep the function's arguments inside it (positive(), interval())."
+        )
+    full = evaluation
+    if full.scores is None:
+        full = likelihood.evaluate(evaluation.theta, order=1, scores=True)
+    assert full.scores is not None
+    dense = full.scores.to_dense()
+    bad = np.flatnonzero(~np.isfinite(dense).all(axis=1))
+    raise EvaluationError(
+        f"the log-likelihood is finite {where} but its derivatives are not, in term(s) {listing(bad)}, "
+        f"with respect to {listing(np.array(likelihood.space.free_labels)[~np.isfinite(dense).all(axis=0)])}, at "
+        f"{shown}. A jnp.where whose unused branch is infinite or NaN does this: put a harmless value into "
+        "that branch's argument with an inner where (the 'double where')."
+    )
+
+
+@dataclass(frozen=True)
+class Restricted(Likelihood):
+    """A likelihood on the affine subspace theta = matrix @ phi + origin (constraints, fixed values)."""
+
+    base: Likelihood
+    matrix: Array
+    origin: Array
+    texts: tuple[str, ...] = ()
+    space: ParameterSpace = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "space", self.base.space.restrict(self.matrix, self.origin, self.texts))
+
+    @property
+    def rows(self) -> Rows:  # type: ignore[override]
+        return self.base.rows
+
+    @property
+    def weights(self) -> Weights | None:  # type: ignore[override]
+        return self.base.weights
+
+    @property
+    def facts(self) -> Facts:  # type: ignore[override]
+        return self.base.facts
+
+    @property
+    def separable(self) -> bool:  # type: ignore[override]
+        return self.base.separable
+
+    @property
+    def n_terms(self) -> int:
+        return self.base.n_terms
+
+    @property
+    def has_expected_information(self) -> bool:
+        return self.base.has_expected_information
+
+    @property
+    def has_expected_blocks(self) -> bool:
+        return self.base.has_expected_blocks
+
+    @property
+    def unrestricted(self) -> Likelihood:
+        return self.base.unrestricted
+
+    def full(self, theta: Array) -> Array:
+        """Return the theta of the unrestricted likelihood."""
+        return np.asarray(self.matrix @ theta + self.origin)
+
+    def start(self) -> Array:
+        return np.asarray(np.linalg.lstsq(self.matrix, self.base.start() - self.origin, rcond=None)[0])
+
+    def evaluate(
+        self, theta: Array, *, order: int = 0, scores: bool = False, weights: Array | None = None
+    ) -> Evaluation:
+        found = self.base.evaluate(self.full(theta), order=order, scores=scores, weights=weights)
+        return Evaluation(
+            np.asarray(theta),
+            found.loglike,
+            None if found.gradient is None else self.matrix.T @ found.gradient,
+            None if found.hessian is None else self.matrix.T @ found.hessian @ self.matrix,
+            None if found.scores is None else found.scores.map(self.matrix),
+            found.loglike_obs,
+        )
+
+    def information(self, theta: Array) -> Array:
+        return np.asarray(self.matrix.T @ self.base.information(self.full(theta)) @ self.matrix)
+
+    def subset(self, terms: npt.NDArray[np.intp]) -> Likelihood:
+        return replace(self, base=self.base.subset(terms))
+
+    def curvature_blocks(
+        self, theta: Array, codes: Codes, n_groups: int, kind: Curvature
+    ) -> Iterator[tuple[npt.NDArray[np.intp], Array]]:
+        for groups, blocks in self.base.curvature_blocks(self.full(theta), codes, n_groups, kind):
+            yield groups, self.matrix.T @ blocks @ self.matrix
+
+    def simulate(self, rng: np.random.Generator, theta: Array) -> Likelihood:
+        return replace(self, base=self.base.simulate(rng, self.full(theta)))
+
+    def separation(self, theta: Array) -> str | None:
+        return self.base.separation(self.full(theta))
+
+    def check_derivatives(self, theta: Array) -> None:
+        self.base.check_derivatives(self.full(theta))

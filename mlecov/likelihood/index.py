@@ -1,0 +1,321 @@
+"""The index engine: likelihoods whose terms see the parameters through E scalar predictors.
+
+    loglike = sum_i w_i l(eta_1i, ..., eta_Ei; data_i),   eta_e = X_e b_e + offset_e
+
+A `RowModel` gives l and its derivatives in the predictors, row by row; gradient, Hessian and all
+reductions of the scores are products of those with the designs (the chain rule, once for all).
+Second derivatives come in the order of the upper triangle: (0,0), (0,1), ..., (E-1,E-1).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlecov.data import Rows, Weights
+from mlecov.errors import CovarianceError, SpecificationError
+from mlecov.likelihood.base import (
+    Curvature,
+    Evaluation,
+    Facts,
+    Likelihood,
+    no_expected_information,
+)
+from mlecov.likelihood.design import DenseDesign, Design, Equation
+from mlecov.likelihood.scores import BLOCK, Codes, IndexScores
+from mlecov.linalg import describe_direction
+from mlecov.parameters import ParameterSpace
+
+Array = npt.NDArray[np.float64]
+Columns = Mapping[str, npt.NDArray[Any]]
+RowDerivatives = tuple[Array, Array | None, Array | None]
+
+
+class RowModel(ABC):
+    """The log-likelihood of a row as a function of its E predictors, with derivatives."""
+
+    @abstractmethod
+    def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
+        """Return l (b,), dl/d eta (E, b) if order >= 1, d2l/d eta2 (E(E+1)/2, b) if order >= 2."""
+
+    @property
+    def has_expected(self) -> bool:
+        """Whether `expected` is defined."""
+        return False
+
+    def expected(self, eta: Array, columns: Columns) -> Array:
+        """Return the expectation of d2l/d eta2 over the outcome at eta, (E(E+1)/2, b)."""
+        raise CovarianceError(no_expected_information(type(self).__name__))
+
+    def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
+        """Return the columns whose outcomes are drawn from the model at eta."""
+        raise SpecificationError("this likelihood can not be simulated: no simulate= was given.")
+
+    def separation(self, eta: Array, columns: Columns) -> npt.NDArray[np.bool_] | None:
+        """Return which rows are fitted perfectly (probability one) at eta, where that has a meaning."""
+        return None
+
+
+def pair_index(n_equations: int) -> list[tuple[int, int]]:
+    """Return the pairs (e, f) of the upper triangle in the order of second derivatives."""
+    return [(e, f) for e in range(n_equations) for f in range(e, n_equations)]
+
+
+@dataclass(frozen=True)
+class IndexLikelihood(Likelihood):
+    """A separable likelihood in E scalar predictors; a term is a row."""
+
+    space: ParameterSpace
+    rows: Rows
+    weights: Weights | None
+    facts: Facts
+    design: Design
+    equations: tuple[Equation, ...]
+    model: RowModel
+    columns: Columns
+    start_values: Callable[[IndexLikelihood], Array] | None = None
+    expected_matrix: Callable[[Array], Array] | None = None
+    row_names: tuple[str, ...] = ()
+    separable = True
+
+    @property
+    def n_terms(self) -> int:
+        return self.design.n_rows
+
+    @cached_property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Pairs of equations in the order of second derivatives."""
+        return pair_index(len(self.equations))
+
+    def start(self) -> Array:
+        return self.space.start() if self.start_values is None else self.start_values(self)
+
+    def predictors(self, theta: Array, start: int, stop: int) -> Array:
+        """Return the predictors eta (E, b) of rows start:stop."""
+        eta = np.empty((len(self.equations), stop - start))
+        rows = self.design.rows(start, stop) if self.design.is_dense else None
+        for i, equation in enumerate(self.equations):
+            coefficients = theta[equation.start : equation.stop]
+            if equation.columns is None:
+                eta[i] = coefficients[0]
+            elif rows is not None:
+                np.matmul(rows[:, equation.columns], coefficients, out=eta[i])
+            else:
+                eta[i] = self.design.dot(coefficients, equation)[start:stop]
+            if equation.offset is not None:
+                eta[i] += equation.offset[start:stop]
+        return eta
+
+    def _row_columns(self, start: int, stop: int) -> Columns:
+        if start == 0 and stop == self.n_terms:
+            return self.columns
+        return {name: values[start:stop] for name, values in self.columns.items()}
+
+    def _block_size(self) -> int:
+        return BLOCK if self.design.is_dense and self.n_terms > 2 * BLOCK else max(self.n_terms, 1)
+
+    def evaluate(
+        self, theta: Array, *, order: int = 0, scores: bool = False, weights: Array | None = None
+    ) -> Evaluation:
+        order = max(order, 1) if scores else order
+        w = self.term_weights(weights)
+        n, k, step = self.n_terms, self.space.k, self._block_size()
+        loglike = 0.0
+        gradient = np.zeros(k) if order else None
+        hessian = np.zeros((k, k)) if order > 1 else None
+        terms = np.empty(n) if order == 0 or scores else None
+        first_all = np.empty((len(self.equations), n)) if scores else None
+        with np.errstate(all="ignore"):
+            for start in range(0, n, step):
+                stop = min(start + step, n)
+                eta = self.predictors(theta, start, stop)
+                value, first, second = self.model.derivatives(eta, self._row_columns(start, stop), order)
+                block_weights = None if w is None else w[start:stop]
+                loglike += float(value.sum() if block_weights is None else block_weights @ value)
+                if terms is not None:
+                    terms[start:stop] = value
+                if first is not None and gradient is not None:
+                    if first_all is not None:
+                        first_all[:, start:stop] = first
+                    self._add_gradient(gradient, first, block_weights, start, stop)
+                if second is not None and hessian is not None:
+                    self._add_hessian(hessian, second, block_weights, start, stop)
+        found = None
+        if first_all is not None:
+            found = IndexScores(self.design, self.equations, first_all, k, self.weights)
+        return Evaluation(np.asarray(theta), loglike, gradient, hessian, found, terms)
+
+    def _add_gradient(self, gradient: Array, first: Array, w: Array | None, start: int, stop: int) -> None:
+        rows = self.design.rows(start, stop) if self.design.is_dense else None
+        for i, equation in enumerate(self.equations):
+            derivative = first[i] if w is None else first[i] * w
+            if equation.columns is None:
+                gradient[equation.start] += derivative.sum()
+            elif rows is not None:
+                gradient[equation.start : equation.stop] += derivative @ rows[:, equation.columns]
+            else:
+                gradient[equation.start : equation.stop] += self.design.transpose_dot(derivative, equation)
+
+    def _add_hessian(self, hessian: Array, second: Array, w: Array | None, start: int, stop: int) -> None:
+        rows = self.design.rows(start, stop) if self.design.is_dense else None
+        for p, (e, f) in enumerate(self.pairs):
+            left, right = self.equations[e], self.equations[f]
+            curvature = second[p] if w is None else second[p] * w
+            if rows is None:
+                block = self.design.sandwich(curvature, left, right)
+            elif left.columns is None and right.columns is None:
+                block = curvature.sum().reshape(1, 1)
+            elif right.columns is None:
+                block = (curvature @ rows[:, left.columns])[:, None]
+            elif left.columns is None:
+                block = (curvature @ rows[:, right.columns])[None, :]
+            else:
+                block = rows[:, left.columns].T @ (rows[:, right.columns] * curvature[:, None])
+            hessian[left.start : left.stop, right.start : right.stop] += block
+            if e != f:
+                hessian[right.start : right.stop, left.start : left.stop] += block.T
+
+    def subset(self, terms: npt.NDArray[np.intp]) -> IndexLikelihood:
+        return replace(
+            self,
+            rows=take_rows(self.rows, terms),
+            weights=None if self.weights is None else self.weights.take(terms),
+            design=self.design.take(terms),
+            equations=tuple(equation.take(terms) for equation in self.equations),
+            columns={name: values[terms] for name, values in self.columns.items()},
+        )
+
+    @property
+    def has_expected_information(self) -> bool:
+        return self.model.has_expected or self.expected_matrix is not None
+
+    @property
+    def has_expected_blocks(self) -> bool:
+        return self.model.has_expected
+
+    def second_derivatives(self, theta: Array, kind: Curvature) -> Array:
+        """Return d2l/d eta2 of all rows (E(E+1)/2, n), observed or expected."""
+        eta = self.predictors(theta, 0, self.n_terms)
+        with np.errstate(all="ignore"):
+            if kind == "observed":
+                second = self.model.derivatives(eta, self.columns, 2)[2]
+                assert second is not None
+                return second
+            return self.model.expected(eta, self.columns)
+
+    def information(self, theta: Array) -> Array:
+        if self.expected_matrix is not None:
+            return self.expected_matrix(theta)
+        second = self.second_derivatives(theta, "expected")
+        total = np.zeros((self.space.k, self.space.k))
+        w = None if self.weights is None else self.weights.values
+        step = self._block_size()
+        for start in range(0, self.n_terms, step):
+            stop = min(start + step, self.n_terms)
+            self._add_hessian(total, second[:, start:stop], None if w is None else w[start:stop], start, stop)
+        return -total
+
+    def curvature_blocks(
+        self, theta: Array, codes: Codes, n_groups: int, kind: Curvature
+    ) -> Iterator[tuple[npt.NDArray[np.intp], Array]]:
+        second = -self.second_derivatives(theta, kind)
+        if self.weights is not None:
+            second = second * self.weights.values
+        order = np.argsort(codes, kind="stable")
+        order = order[codes[order] >= 0]
+        bounds = np.searchsorted(codes[order], np.arange(n_groups + 1))
+        k = self.space.k
+        budget = max(4_000_000 // (k * k), 1)
+        group = 0
+        while group < n_groups:
+            last = group + 1
+            while last < n_groups and bounds[last + 1] - bounds[group] <= budget:
+                last += 1
+            terms = order[bounds[group] : bounds[last]]
+            groups = np.arange(group, last, dtype=np.intp)
+            if last == group + 1:
+                yield groups, self._one_block(second, terms)[None]
+            else:
+                yield groups, self._many_blocks(second, terms, bounds[group : last + 1] - bounds[group])
+            group = last
+
+    def _one_block(self, second: Array, terms: npt.NDArray[np.intp]) -> Array:
+        total = np.zeros((self.space.k, self.space.k))
+        part = replace(self, design=self.design.take(terms))
+        part._add_hessian(total, second[:, terms], None, 0, len(terms))
+        return total
+
+    def _many_blocks(self, second: Array, terms: npt.NDArray[np.intp], bounds: Codes) -> Array:
+        """Return I_g (b, k, k) of the groups terms[bounds[g]:bounds[g + 1]], none of them large."""
+        k, b = self.space.k, len(bounds) - 1
+        part = self.design.take(terms)
+        rows = part.rows(0, part.n_rows)
+        ones = np.ones((len(terms), 1))
+        designs = [ones if e.columns is None else rows[:, e.columns] for e in self.equations]
+        outer = np.zeros((len(terms), k, k))
+        for p, (e, f) in enumerate(self.pairs):
+            left, right = self.equations[e], self.equations[f]
+            product = designs[e][:, :, None] * (designs[f] * second[p, terms][:, None])[:, None, :]
+            outer[:, left.start : left.stop, right.start : right.stop] += product
+            if e != f:
+                outer[:, right.start : right.stop, left.start : left.stop] += product.transpose(0, 2, 1)
+        total = np.zeros((b, k, k))
+        filled = np.flatnonzero(np.diff(bounds))
+        total[filled] = np.add.reduceat(outer, bounds[filled], axis=0)
+        return total
+
+    def simulate(self, rng: np.random.Generator, theta: Array) -> IndexLikelihood:
+        eta = self.predictors(theta, 0, self.n_terms)
+        return replace(self, columns={**self.columns, **self.model.simulate(rng, eta, self.columns)})
+
+    def separation(self, theta: Array) -> str | None:
+        perfect = self.model.separation(self.predictors(theta, 0, self.n_terms), self.columns)
+        if perfect is None or not perfect.any():
+            return None
+        share = "all" if perfect.all() else f"{int(perfect.sum())} of {len(perfect)}"
+        return f"the outcomes of {share} terms are fitted with probability one"
+
+    def singular_columns(self) -> str | None:
+        found = []
+        for equation in self.equations:
+            if equation.columns is None or not isinstance(self.design, DenseDesign):
+                continue
+            sentence = collinear(
+                self.design.matrix[:, equation.columns],
+                self.space.raw_labels[equation.start : equation.stop],
+            )
+            if sentence:
+                found.append(sentence)
+        return " ".join(dict.fromkeys(found)) or None
+
+
+def collinear(matrix: Array, names: tuple[str, ...]) -> str | None:
+    """Return a sentence naming the linear dependencies among the columns of `matrix`, or None.
+
+    The rank is that of a singular value decomposition of the columns scaled to length one.
+    """
+    size = np.linalg.norm(matrix, axis=0)
+    empty = [names[j] for j in np.flatnonzero(size == 0)]
+    if empty:
+        return f"column(s) {', '.join(empty)} are zero throughout."
+    triangle = np.linalg.qr(matrix / size, mode="r")
+    _, values, right = np.linalg.svd(triangle, full_matrices=True)
+    rank = int((values > max(matrix.shape) * np.finfo(float).eps * values[0]).sum())
+    if rank == matrix.shape[1]:
+        return None
+    if len(matrix) < matrix.shape[1]:
+        return f"there are {len(matrix)} rows for the {matrix.shape[1]} columns {', '.join(names[:8])}."
+    directions = [describe_direction(v / size / np.abs(v / size).max(), names) for v in right[rank:]]
+    return "collinear columns: " + "; ".join(f"{text} = 0" for text in directions) + "."
+
+
+def take_rows(rows: Rows, terms: npt.NDArray[np.intp]) -> Rows:
+    """Return the rows of a choice of terms, where a term is a row."""
+    base = np.arange(rows.table.n_rows) if rows.kept is None else rows.kept
+    return replace(rows, kept=base[rows.drop_first :][terms], drop_first=0, cache={})
