@@ -1,0 +1,33 @@
+"""Ready-made models, one function each, loaded when first used."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+HOMES: dict[str, str] = {
+    "gaussian": "continuous",
+    "exponential": "continuous",
+    "probit": "binary",
+    "logit": "binary",
+    "poisson": "count",
+}
+"""Model name -> the module of this package that defines it."""
+
+__all__ = [*HOMES, "names"]  # noqa: PLE0604
+
+
+def names() -> list[str]:
+    """Return the names of all models."""
+    return sorted(HOMES)
+
+
+def __getattr__(name: str) -> Callable[..., Any]:
+    if name in HOMES:
+        return getattr(importlib.import_module(f"mlecov.models.{HOMES[name]}"), name)  # type: ignore[no-any-return]
+    raise AttributeError(f"mlecov.models has no model {name!r}. Known: {', '.join(sorted(HOMES))}.")
+
+
+def __dir__() -> list[str]:
+    return sorted([*HOMES, "names"])
