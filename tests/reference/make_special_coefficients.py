@@ -12,13 +12,15 @@ from typing import Any
 
 import mpmath as mp
 
-HEADER = '''"""Coefficients of the rational functions behind `functions` (made by tests/reference/make_special_coefficients.py).
+HEADER = '''"""Coefficients of the rational functions behind `functions`.
+
+Made by tests/reference/make_special_coefficients.py, not by hand.
 
 Each entry is (P, Q), ascending powers of w = c / (t + c), for a function w^k P(w) / Q(w) of t >= 0:
 normal, c = 3: EXCESS (k = 1) h(t) - t, h the hazard phi / (1 - Phi); CURVE (k = 4, t >= 1.5)
 d^2 + h d - 1 with d = EXCESS, the third derivative of log Phi at -t over h.
-gamma, c = 1.5, s = t + 1/2: STIRLING (k = 1) lgamma(t + 1) - s (log s - 1) - log(2 pi) / 2 and its first three
-derivatives STIRLING1..3 (k = 2, 3, 4); CENTRAL (k = 0, 0.5 <= t <= 3) lgamma(t) / ((t - 1)(t - 2)).
+gamma, c = 1.5, s = t + 1/2: STIRLING (k = 1) lgamma(t + 1) - s (log s - 1) - log(2 pi) / 2 and its first
+three derivatives STIRLING1..3 (k = 2, 3, 4); CENTRAL (k = 0, 0.5 <= t <= 3) lgamma(t) / ((t - 1)(t - 2)).
 """
 
 from __future__ import annotations
