@@ -1,1 +1,55 @@
-"""Write down a log-likelihood; get the estimates and every covariance of them."""
+"""Write down a log-likelihood; get the estimates and every covariance of them.
+
+>>> import mlecov as ml
+>>> fit = ml.fit(ml.models.probit("grade ~ gpa + tuce + psi", ml.load("spector")))
+>>> print(fit.compare())  # doctest: +SKIP
+"""
+
+from mlecov import models
+from mlecov.check import check_derivatives
+from mlecov.covariance.covariance import Covariance
+from mlecov.covariance.specs import Given
+from mlecov.datasets import datasets, load
+from mlecov.errors import MlecovError, MlecovWarning
+from mlecov.fit import fit, load_fit
+from mlecov.kinds import (
+    correlation,
+    covariance,
+    estimated,
+    fixed,
+    interval,
+    ordered,
+    positive,
+    real,
+    simplex,
+)
+from mlecov.likelihood.declare import likelihood
+from mlecov.parameters import linear
+from mlecov.result import Fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Covariance",
+    "Fit",
+    "Given",
+    "MlecovError",
+    "MlecovWarning",
+    "check_derivatives",
+    "correlation",
+    "covariance",
+    "datasets",
+    "estimated",
+    "fit",
+    "fixed",
+    "interval",
+    "likelihood",
+    "linear",
+    "load",
+    "load_fit",
+    "models",
+    "ordered",
+    "positive",
+    "real",
+    "simplex",
+]

@@ -127,19 +127,20 @@ def refine(A: Pair, factor: Plane, b: Pair, g: Array, limit: int = 12) -> Refine
     Q, T = factor.basis, factor.back
     r: Pair = (np.zeros(n), np.zeros(n))
     x: Pair = (np.zeros(k), np.zeros(k))
-    last = np.inf
+    last = 1.0
     for step in range(limit):
-        first = residual(A, x, b)
-        f = (first[0] - r[0]) + (first[1] - r[1])
-        product = cross(A, r)
-        h = (g - product[0]) - product[1]
+        f, h = b[0], g
+        if step:
+            first, product = residual(A, x, b), cross(A, r)
+            f, h = (first[0] - r[0]) + (first[1] - r[1]), (g - product[0]) - product[1]
         coordinates = Q.T @ f
         back = T.T @ h
         dx = T @ (coordinates - back)
         x, r = add(x, dx), add(r, f - Q @ (coordinates - back))
         size = np.abs(x[0])
         change = float(np.max(np.abs(dx) / np.where(size > 0, size, 1.0)))
-        if change <= 0.01 * EPS or (step > 1 and change >= 0.5 * last):
+        # corrections shrink by one factor a step, so the last two foretell the next
+        if step and (change * change / last <= 0.01 * EPS or (step > 1 and change >= 0.5 * last)):
             return Refined(r, x, step, change)
         last = change
     return Refined(r, x, limit - 1, last)

@@ -1,0 +1,1 @@
+"""Inference after the fit: tables, hypotheses, profiles, resampling; each takes an Optimum."""

@@ -1,0 +1,267 @@
+"""Fit: the roof. A thin frozen facade over an Optimum; each method calls one function below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlecov.compare import Comparison, compare, default_specs
+from mlecov.covariance.covariance import Covariance
+from mlecov.covariance.sandwich import covariance
+from mlecov.covariance.specs import Basic, Spec, parse
+from mlecov.errors import CovarianceError
+from mlecov.inference.table import CoefficientTable, coefficient_table
+from mlecov.lazy import lazy
+from mlecov.likelihood.base import Likelihood
+from mlecov.likelihood.scores import Scores
+from mlecov.optimize.record import Optimum, Record
+from mlecov.rendering import Display
+from mlecov.storage import save_optimum
+from mlecov.summary import Criteria, criteria, records, summary
+
+pd = lazy("pandas")
+
+Array = npt.NDArray[np.float64]
+Dispatch = Callable[[Optimum, Any], Covariance]
+
+RESAMPLING: dict[type[Spec], Dispatch] = {}
+"""Specs that fit again (bootstrap, jackknife, ...): they are dispatched here, above the estimators."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Estimates of a likelihood and every covariance of them.
+
+    Names are statsmodels': `params`, `bse`, `tvalues`, `pvalues`, `conf_int(alpha)`,
+    `cov_params(cov)`, `llf`, `nobs`, `df_model`, `df_resid`, `aic`, `bic`, `summary()`, `converged`,
+    `mle_retvals`. Everything is on the user's scale; `theta`, `hessian` and `scores` are on the
+    free (unconstrained) scale.
+    """
+
+    optimum: Optimum
+    default: Spec = Basic("oim")
+    cache: dict[Any, Covariance] = field(default_factory=dict, repr=False)
+
+    # --- the point -----------------------------------------------------------------------------
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood that was maximised (with its constraints)."""
+        return self.optimum.likelihood
+
+    @property
+    def theta(self) -> Array:
+        """The free parameters (k,) on the unconstrained scale."""
+        return self.optimum.theta
+
+    @property
+    def record(self) -> Record:
+        """How the maximum was found."""
+        return self.optimum.record
+
+    @property
+    def converged(self) -> bool:
+        """Whether the optimiser's criterion held."""
+        return self.optimum.record.converged
+
+    @property
+    def mle_retvals(self) -> dict[str, Any]:
+        """The convergence record under statsmodels' name."""
+        return self.optimum.record.as_dict()
+
+    @cached_property
+    def params(self) -> Any:
+        """Estimates (m,) as a Series, on the user's scale."""
+        return self._series(self.likelihood.space.report(self.theta))
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """Estimates by parameter: numbers and arrays as the function received them."""
+        return self.likelihood.space.values(self.theta)
+
+    def _series(self, values: Array) -> Any:
+        return pd.Series(values, index=list(self.likelihood.space.labels))
+
+    # --- counts and criteria -------------------------------------------------------------------
+
+    @cached_property
+    def _criteria(self) -> Criteria:
+        return criteria(self.optimum)
+
+    @property
+    def llf(self) -> float:
+        """The log-likelihood at the maximum."""
+        return self.optimum.evaluation.loglike
+
+    @property
+    def nobs(self) -> float:
+        """The number of observations: terms, or the sum of frequency weights."""
+        return self.likelihood.n_obs
+
+    @property
+    def k(self) -> int:
+        """The number of free parameters."""
+        return self.likelihood.space.k
+
+    @property
+    def df_model(self) -> float:
+        """Free parameters less the intercepts."""
+        names = self.likelihood.space.free_labels
+        return float(self.k - sum(name.endswith("[Intercept]") for name in names))
+
+    @property
+    def df_resid(self) -> float:
+        """Observations less free parameters."""
+        return self.nobs - self.k
+
+    @property
+    def aic(self) -> float:
+        """-2 llf + 2 k."""
+        return self._criteria.aic
+
+    @property
+    def bic(self) -> float:
+        """-2 llf + k log n."""
+        return self._criteria.bic
+
+    @property
+    def hqic(self) -> float:
+        """-2 llf + 2 k log log n."""
+        return self._criteria.hqic
+
+    # --- derivatives ---------------------------------------------------------------------------
+
+    @property
+    def hessian(self) -> Array:
+        """Second derivative of the log-likelihood at the maximum (k, k), free scale."""
+        assert self.optimum.evaluation.hessian is not None
+        return self.optimum.evaluation.hessian
+
+    @property
+    def information(self) -> Array:
+        """Observed information (k, k), free scale."""
+        return self.optimum.evaluation.information
+
+    @property
+    def scores(self) -> Scores:
+        """Scores (n, k) as an operator, free scale, unweighted."""
+        if self.optimum.evaluation.scores is None:
+            raise CovarianceError("this fit holds no scores; reattach its likelihood or save it with scores.")
+        return self.optimum.evaluation.scores
+
+    def score_obs(self) -> Any:
+        """Return the scores as a DataFrame (n, k), one row per term."""
+        index = self.likelihood.rows.labels
+        return pd.DataFrame(
+            self.scores.to_dense(), columns=list(self.likelihood.space.free_labels), index=index
+        )
+
+    # --- covariances ---------------------------------------------------------------------------
+
+    def cov(self, spec: Any = None, *, small_sample: str = "default") -> Covariance:
+        """Return the covariance that `spec` asks for: a name, a spec, a matrix, or None (the default).
+
+        Raises
+        ------
+        CovarianceError
+            For unknown names and estimators that are not defined for this likelihood.
+        """
+        found = self.default if spec is None else parse(spec, small_sample)
+        key = found if found.__hash__ is not None else id(found)
+        if key not in self.cache:
+            self._refuse_unnamed(found)
+            dispatch = RESAMPLING.get(type(found))
+            self.cache[key] = covariance(self.optimum, found) if dispatch is None else dispatch(self.optimum, found)
+        return self.cache[key]
+
+    def _refuse_unnamed(self, spec: Spec) -> None:
+        weights = self.likelihood.weights
+        if weights is not None and weights.kind == "frequency" and type(spec).__name__ in ("HAC", "EWC"):
+            raise CovarianceError("frequency weights count rows, which have no order among them: HAC is not defined.")
+
+    def with_cov(self, spec: Any, *, small_sample: str = "default") -> Fit:
+        """Return the same fit with another default covariance."""
+        return replace(self, default=parse(spec, small_sample))
+
+    @property
+    def cov_type(self) -> str:
+        """The label of the default covariance, computed from what was computed."""
+        return self.cov().label
+
+    def cov_params(self, cov: Any = None) -> Any:
+        """Return the covariance of params (m, m) as a DataFrame."""
+        labels = list(self.likelihood.space.labels)
+        return pd.DataFrame(self.cov(cov).user, index=labels, columns=labels)
+
+    def _table(self, cov: Any = None, alpha: float = 0.05) -> CoefficientTable:
+        return coefficient_table(self.cov(cov), alpha)
+
+    @property
+    def bse(self) -> Any:
+        """Standard errors (m,) under the default covariance."""
+        return self._series(self.cov().bse)
+
+    @property
+    def tvalues(self) -> Any:
+        """z or t statistics (m,); NaN where zero lies on the bound of a parameter."""
+        return self._series(self._table().statistics)
+
+    @property
+    def pvalues(self) -> Any:
+        """Two-sided p-values (m,); NaN where zero lies on the bound of a parameter."""
+        return self._series(self._table().pvalues)
+
+    def conf_int(self, alpha: float = 0.05, cov: Any = None) -> Any:
+        """Return confidence intervals (m, 2) as a DataFrame; those of bounded parameters stay inside."""
+        table = self._table(cov, alpha)
+        return pd.DataFrame({0: table.lower, 1: table.upper}, index=list(table.labels))
+
+    def compare(self, specs: Sequence[Any] | None = None, *, small_sample: str = "default") -> Comparison:
+        """Return estimates with the standard errors of several covariances side by side.
+
+        Without `specs`: every estimator that needs no arguments and is defined here.
+        """
+        requests = default_specs(self.optimum) if specs is None else specs
+        return compare(self.optimum, [self.cov(spec, small_sample=small_sample) for spec in requests])
+
+    # --- tables --------------------------------------------------------------------------------
+
+    def summary(self, cov: Any = None, alpha: float = 0.05) -> Display:
+        """Return the summary under a covariance: text in a terminal, HTML in a notebook, LaTeX on request."""
+        return summary(self.optimum, self.cov(cov), alpha)
+
+    def tidy(self, cov: Any = None, alpha: float = 0.05) -> Any:
+        """Return the coefficient table as a tidy DataFrame, a row per reported entry."""
+        return pd.DataFrame(records(self._table(cov, alpha)))
+
+    def glance(self) -> Any:
+        """Return the fit's facts as a DataFrame of one row."""
+        return pd.DataFrame(
+            [
+                {
+                    "model": self.likelihood.facts.name,
+                    "llf": self.llf,
+                    "nobs": self.nobs,
+                    "k": self.k,
+                    "aic": self.aic,
+                    "bic": self.bic,
+                    "converged": self.converged,
+                    "iterations": self.record.iterations,
+                }
+            ]
+        )
+
+    def save(self, path: Any, *, scores: bool = True) -> None:
+        """Write theta, kinds, Hessian and (on request) scores to a file that holds no code."""
+        save_optimum(self.optimum, path, scores=scores)
+
+    def __repr__(self) -> str:
+        return self.summary().text()
+
+    def _repr_html_(self) -> str:
+        return self.summary().html()
