@@ -103,8 +103,7 @@ def exp_half_square(xp: Any, t: Any) -> Any:
 def normal(xp: Any, rational: Any, x: Any, order: int) -> tuple[Any, ...]:
     """log Phi and its derivatives m, -m D, m (D^2 + m D - 1), with D = x + m = d(-x) left of zero."""
     negative = x < 0.0
-    # not abs: where JAX drops custom rules (reverse over reverse through scan) its slope at 0 would be 0
-    size = xp.where(negative, -x, x)
+    size = xp.abs(x)
     t = xp.minimum(size, float(np.finfo(x.dtype).max) ** 0.25)  # beyond, products of limits would be 0 * inf
     w = 3.0 / (t + 3.0)
     tables = (EXCESS, CURVE) if order == 3 else (EXCESS,)
@@ -178,7 +177,7 @@ def gamma_reflected(xp: Any, rational: Any, z: Any, first: int, last: int) -> li
     negative = z < 0.0
     values = gamma(xp, rational, xp.where(negative, 1.0 - z, z), first, last)
     sine, cosine = _sine_cosine(0.5 * math.pi * (z - xp.rint(z)))
-    inverse = math.pi / xp.where(negative, sine, 1.0)  # the branch not taken must stay finite
+    inverse = math.pi / xp.where(negative, sine, 1.0)  # finite also where not taken: JAX may multiply by zero
     out = []
     for j, value in zip(range(first, last + 1), values, strict=True):
         other = (

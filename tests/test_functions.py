@@ -354,7 +354,7 @@ def test_accurate_jaxpr_takes_flat_arguments() -> None:
 
 
 def test_reverse_over_reverse_through_scan() -> None:
-    """There JAX drops custom rules and differentiates the formulas: finite, and right where x is 0 too."""
+    """There JAX differentiates the value's formula too and multiplies by zero: it must be finite."""
     jax, jnp = autodiff.jax(), autodiff.jnp()
 
     def total(x: Any) -> Any:
