@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mlecov import datasets
+from mlecov.datasets import load, read
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 
@@ -61,7 +61,7 @@ def load_case(name: str) -> Case:
     """
     folder = REFERENCE / name
     raw = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-    data = datasets.load(raw["dataset"]) if "dataset" in raw else datasets.read(folder / raw["data"])
+    data = load(raw["dataset"]) if "dataset" in raw else read(folder / raw["data"])
     return Case(
         name=raw["name"],
         data=data,
