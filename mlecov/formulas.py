@@ -232,14 +232,38 @@ def _by_formulaic(right: str, rows: Rows, offset: Array | None, terms: LinearTer
     return Block(labels, values, offset, terms, matrix.model_spec)
 
 
+def without_constant(block: Block, what: str) -> Block:
+    """Return a design less its intercept; `what` names it where the other columns hold a constant too.
+
+    Raises
+    ------
+    SpecificationError
+        For a column that is the same in every row.
+    """
+    if block.names[:1] == ("Intercept",):
+        matrix = block.matrix if block.is_dense else np.asarray(block.matrix.toarray())
+        block = replace(block, names=block.names[1:], matrix=np.ascontiguousarray(matrix[:, 1:]))
+    if block.is_dense and len(block.matrix) > 1:
+        same = np.flatnonzero((block.matrix == block.matrix[0]).all(axis=0))
+        if len(same):
+            raise SpecificationError(
+                f"{what} has no constant of its own (it would not be identified), but column "
+                f"{block.names[same[0]]!r} is the same in every row; leave it out."
+            )
+    return block
+
+
 def rebuild(block: Block, rows: Rows) -> Block:
     """Return the design of the same parameter for other rows (prediction): same columns, same codes."""
     if block.spec is None:
         made = materialize(block.terms, rows)
+        if made.names == ("Intercept", *block.names):
+            made = replace(made, names=block.names, matrix=made.matrix[:, 1:])
     else:
         frame = rows.frame(sorted(str(name) for name in block.spec.required_variables))
         matrix = block.spec.get_model_matrix(frame)
         dense = np.asarray(matrix.toarray() if not block.is_dense else matrix, dtype=float)
+        dense = dense[:, dense.shape[1] - len(block.names) :]  # less the intercept, where the block has none
         made = Block(block.names, np.ascontiguousarray(dense), _offset(block.terms, rows), block.terms, block.spec)
     if made.names != block.names:
         raise DataError(f"the new data make columns {made.names}; the fit has {block.names}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from mlecov.data import Rows, Table, is_missing, numeric, open_table, screen, term_weights, to_numpy
 from mlecov.errors import DataError, SpecificationError, SupportError, listing
-from mlecov.formulas import Block, Formula, columns_used, evaluate, linear_kind, materialize, parse, unite, variables
+from mlecov.formulas import Block, Formula, columns_used, evaluate, linear_kind, materialize, parse, unite, variables, without_constant
 from mlecov.kinds import Kind
 from mlecov.likelihood.base import Facts
 from mlecov.likelihood.design import DenseDesign, Equation
@@ -35,7 +36,14 @@ class Model(RowModel):
     """
 
     name: ClassVar[str]
-    equations: ClassVar[Mapping[str, Kind | None]]
+    equations: Mapping[str, Kind | None]
+    without_constant: ClassVar[tuple[str, ...]] = ()
+    """Equations whose formula has no constant (cut points or another equation hold it)."""
+
+    @property
+    def several(self) -> Mapping[str, tuple[str, ...]]:
+        """Linear parameters that are several equations of one formula, with the equations' names."""
+        return {}
 
     @abstractmethod
     def check(self, y: Array, columns: Columns) -> str | None:
@@ -71,6 +79,17 @@ def least_squares_start(likelihood: IndexLikelihood, z: Array, weights: Array | 
     if factor is not None:
         theta[equation.start : equation.stop] = factor.solve(right)
     return theta
+
+
+def set_constant(likelihood: IndexLikelihood, theta: Array, index: int, value: float) -> None:
+    """Set the constant of equation `index` in theta (k,): the scalar itself, or a first column of ones."""
+    equation = likelihood.equations[index]
+    if equation.columns is None:
+        theta[equation.start] = value
+    elif equation.stop > equation.start:
+        unit = np.eye(equation.stop - equation.start)[0]
+        if np.all(likelihood.design.dot(unit, equation) == 1):
+            theta[equation.start] = value
 
 
 def build(
@@ -235,6 +254,10 @@ def _assemble(
     weights: Mapping[str, Any],
 ) -> IndexLikelihood:
     kinds: dict[str, Kind] = {}
+    for key in set(model.without_constant) & set(blocks):
+        blocks[key] = without_constant(blocks[key], f"{model.name}: equation {key!r}")
+    for key, labels in model.several.items():
+        blocks[key] = replace(blocks[key], terms=replace(blocks[key].terms, equations=labels))
     for key, kind in model.equations.items():
         if key in blocks:
             kinds[key] = linear_kind(blocks[key])
@@ -248,16 +271,19 @@ def _assemble(
             f"{model.name} has no equation {listing(map(repr, unknown))}; it has {listing(model.equations)}."
         )
     space = ParameterSpace.of(kinds)
-    if len(blocks) == 1 and len(kinds) == 1 and isinstance(next(iter(blocks.values())).matrix, np.ndarray):
+    made: tuple[Equation, ...]
+    single = len(blocks) == 1 and len(kinds) == 1 and not model.several
+    if single and isinstance(next(iter(blocks.values())).matrix, np.ndarray):
         block = next(iter(blocks.values()))
         design: Any = DenseDesign(block.matrix)
         width = len(block.names)
-        made: tuple[Equation, ...] = (Equation(space.parameters[0].name, slice(0, width), 0, width, block.offset),)
+        made = (Equation(space.parameters[0].name, slice(0, width), 0, width, block.offset),)
     else:
+        predictors = _predictors(space)
         design, made = unite(
             blocks,
-            [(p.name, p.name if isinstance(p.kind, LinearKind) else None) for p in space],
-            {p.name: p.free.start for p in space},
+            [(name, block) for name, block, _ in predictors],
+            {name: start for name, _, start in predictors},
             rows.n_rows,
         )
     wrong = model.check(columns["y"], columns)
@@ -275,6 +301,21 @@ def _assemble(
         columns,
         start_values=model.start,
     )
+
+
+def _predictors(space: ParameterSpace) -> list[tuple[str, str | None, int]]:
+    """Return the equations (name, block, first coefficient): one per linear predictor or coordinate."""
+    found: list[tuple[str, str | None, int]] = []
+    for p in space:
+        if isinstance(p.kind, LinearKind):
+            width = len(p.kind.columns)
+            names = [f"{p.name}.{equation}" for equation in p.kind.equations] or [p.name]
+            found += [(name, p.name, p.free.start + j * width) for j, name in enumerate(names)]
+        elif p.kind.n_free == 1:
+            found.append((p.name, None, p.free.start))
+        else:
+            found += [(label, None, p.free.start + j) for j, label in enumerate(p.kind.free_labels(p.name))]
+    return found
 
 
 def constant_outcome(y: Array, values: Sequence[float] = ()) -> str | None:
@@ -305,4 +346,5 @@ __all__ = [
     "is_missing",
     "least_squares_start",
     "outside",
+    "set_constant",
 ]
