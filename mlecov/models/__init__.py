@@ -8,7 +8,10 @@ from typing import Any
 
 HOMES: dict[str, str] = {
     "gaussian": "continuous",
-    "exponential": "continuous",
+    "student_t": "continuous",
+    "gamma": "continuous",
+    "beta": "continuous",
+    "exponential": "duration",
     "probit": "binary",
     "logit": "binary",
     "poisson": "count",
