@@ -18,22 +18,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mlecov.data import Weights
 from mlecov.lazy import lazy
-from mlecov.likelihood.design import Design, Equation
+from mlecov.likelihood.design import DenseDesign, Design, Equation
+from mlecov.likelihood.lags import band_gram, fourier_filter, triangles, window_gram
 
 sparse = lazy("scipy.sparse")
-fft = lazy("scipy.fft")
 
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
 
 BLOCK = 4096
 """Rows in a block: a few columns of it stay in the second-level cache."""
+
+BAND = 400
+"""Lags up to which banded products beat Fourier transforms."""
 
 
 class Scores(ABC):
@@ -61,30 +66,64 @@ class Scores(ABC):
         """Return the (k, k) sum of outer products, w s s' or w^2 s s' by the kind of weights."""
         return self.gram(power=1 if self.weights is None else self.weights.meat_power)
 
+    def weighted_blocks(self) -> Iterator[tuple[int, int, Array]]:
+        """Yield (start, stop, w s (stop - start, k)), in order."""
+        w = self.term_weights()
+        for start, stop, rows in self.blocks():
+            yield start, stop, rows if w is None else rows * w[start:stop, None]
+
     def gram(self, other: Scores | None = None, power: int = 1, weights: Array | None = None) -> Array:
         """Return S' diag(w^power) T, shape (k, k_T); `weights` (n,) replaces w^power; T defaults to S."""
         w = self.term_weights(power) if weights is None else weights
-        total = np.zeros((self.k, self.k if other is None else other.k))
-        others = self.blocks() if other is None else other.blocks()
-        for (start, stop, rows), (_, other_stop, other_rows) in zip(self.blocks(), others, strict=True):
+        if other is None:
+            total = np.zeros((self.k, self.k))
+            for start, stop, rows in self.blocks():
+                weighed = rows if w is None else rows * w[start:stop, None]
+                total += weighed.T @ rows
+            return total
+        total = np.zeros((self.k, other.k))
+        for (start, stop, rows), (_, other_stop, other_rows) in zip(self.blocks(), other.blocks(), strict=False):
             if stop != other_stop:
                 return self._gram_dense(other, w)
             weighed = rows if w is None else rows * w[start:stop, None]
             total += weighed.T @ other_rows
         return total
 
-    def _gram_dense(self, other: Scores | None, w: Array | None) -> Array:
+    def _gram_dense(self, other: Scores, w: Array | None) -> Array:
         left = self.to_dense()
-        right = left if other is None else other.to_dense()
-        return np.asarray((left if w is None else left * w[:, None]).T @ right)
+        return np.asarray((left if w is None else left * w[:, None]).T @ other.to_dense())
 
     def group_sums(self, codes: Codes, n_groups: int) -> Array:
         """Return the (G, k) sums of w s over the terms of each group; a code of -1 is left out."""
-        w = self.term_weights()
         total = np.zeros((n_groups, self.k))
-        for start, stop, rows in self.blocks():
-            weighed = rows if w is None else rows * w[start:stop, None]
-            add_group_sums(total, codes[start:stop], weighed)
+        for start, stop, rows in self.weighted_blocks():
+            add_group_sums(total, codes[start:stop], rows)
+        return total
+
+    def group_gram(self, codes: Codes, n_groups: int, group_weights: Array | None = None) -> Array:
+        """Return sum_g a_g t_g t_g', t_g the sum of w s over group g: (k, k), a_g = 1 by default.
+
+        Groups of one term are not summed but weighed, and the others are taken a part at a time where
+        they are many, so that nothing of the size of S is formed.
+        """
+        if 4 * n_groups <= self.n_terms or n_groups <= BLOCK:
+            return _outer(self.group_sums(codes, n_groups), group_weights)
+        used = codes >= 0
+        sizes = np.bincount(codes[used], minlength=n_groups)
+        single = used & (sizes[codes] == 1)
+        w = self.term_weights(2)
+        square = single.astype(float) if w is None else single * w
+        if group_weights is not None:
+            square *= group_weights[codes]
+        total = self.gram(weights=square)
+        many = np.flatnonzero(sizes > 1)
+        step = max(self.n_terms // 8, BLOCK)
+        for low in range(0, len(many), step):
+            chosen = many[low : low + step]
+            local = np.full(n_groups + 1, -1, dtype=np.intp)
+            local[chosen] = np.arange(len(chosen))
+            sums = self.group_sums(local[codes], len(chosen))
+            total += _outer(sums, None if group_weights is None else group_weights[chosen])
         return total
 
     def kernel_gram(self, kernel_weights: Array, breaks: Codes | None = None) -> Array:
@@ -93,36 +132,34 @@ class Scores(ABC):
         kernel_weights (L + 1,) starts at lag 0. `breaks` are the first positions of each series
         after the first one; terms of different series are never paired.
         """
-        lags = len(kernel_weights) - 1
-        half = np.array(kernel_weights, dtype=float)
-        half[0] *= 0.5
+        edges = np.r_[0, self.n_terms] if breaks is None else np.r_[0, breaks, self.n_terms]
+        c = np.trim_zeros(np.asarray(kernel_weights, dtype=float)[: int(np.diff(edges).max())], "b")
+        if len(c) <= 1:
+            return self.gram(power=2) * (c[0] if len(c) else 0.0)
+        pieces = triangles(c)
+        if pieces is not None:
+            return window_gram(self.weighted_blocks(), self.k, pieces, breaks)
+        if len(c) <= BAND:
+            return band_gram(self.weighted_blocks(), self.k, c, breaks)
+        total = np.empty((self.k, self.k))
         w = self.term_weights()
-        series = None if breaks is None else np.searchsorted(breaks, np.arange(self.n_terms), side="right")
-        total = np.zeros((self.k, self.k))
-        past = np.zeros((0, self.k))
-        for start, stop, rows in self.blocks():
-            weighed = rows if w is None else rows * w[start:stop, None]
-            joined = np.vstack([past, weighed]) if lags else weighed
-            first = stop - len(joined)
-            for low in range(start, stop, 256):
-                high = min(low + 256, stop)
-                oldest = max(low - lags, first)
-                near = joined[oldest - first : high - first]
-                distance = np.arange(low, high)[:, None] - np.arange(oldest, high)
-                band = np.where((distance >= 0) & (distance <= lags), half[np.clip(distance, 0, lags)], 0.0)
-                if series is not None:
-                    band *= series[low:high, None] == series[oldest:high]
-                total += joined[low - first : high - first].T @ (band @ near)
-            past = joined[max(len(joined) - lags, 0) :] if lags else past
-        return total + total.T
+        for low in range(0, self.k, 4):
+            columns = self.right(np.eye(self.k)[:, low : low + 4]).T
+            filtered = fourier_filter(columns if w is None else columns * w, c, breaks)
+            total[low : low + 4] = self.left(filtered)
+        return 0.5 * (total + total.T)
+
+    def ordered(self, order: Codes) -> Scores:
+        """Return the scores in another order without copying them; -1 stands for a row of zeros."""
+        if len(order) == self.n_terms and np.array_equal(order, np.arange(self.n_terms)):
+            return self
+        return OrderedScores(self, order)
 
     def left(self, W: Array) -> Array:
-        """Return W diag(w) S for W of shape (R, n): (R, k)."""
-        w = self.term_weights()
-        total = np.zeros((len(W), self.k))
-        for start, stop, rows in self.blocks():
-            weighed = rows if w is None else rows * w[start:stop, None]
-            total += W[:, start:stop] @ weighed
+        """Return W diag(w) S for W of shape (R, n), dense or scipy's sparse csr or csc: (R, k)."""
+        total = np.zeros((W.shape[0], self.k))
+        for start, stop, rows in self.weighted_blocks():
+            total += W[:, start:stop] @ rows
         return total
 
     def right(self, V: Array) -> Array:
@@ -140,6 +177,32 @@ class Scores(ABC):
     def map(self, matrix: Array) -> Scores:
         """Return the scores S R for a (k, k') matrix R (constraints, fixed parameters)."""
         return MappedScores(self, matrix)
+
+
+def _outer(sums: Array, weights: Array | None) -> Array:
+    return np.asarray((sums if weights is None else sums * weights[:, None]).T @ sums)
+
+
+def selector(codes: Codes, n_groups: int, values: Array | None) -> Any:
+    """Return the sparse (G, n) matrix with `values` (n,) at (codes[i], i); a code of -1 is left out.
+
+    By columns: its product with the (n, p) design runs through the design once, in order.
+    """
+    kept = codes >= 0
+    data = np.ones(len(codes)) if values is None else np.asarray(values, dtype=float)
+    if kept.all():
+        pointer = np.arange(len(codes) + 1, dtype=np.int32 if len(codes) < 2**31 - 1 else np.int64)
+    else:
+        pointer = np.r_[0, np.cumsum(kept)].astype(np.int32 if len(codes) < 2**31 - 1 else np.int64)
+        codes, data = codes[kept], data[kept]
+    return sparse.csc_array((data, codes.astype(pointer.dtype), pointer), shape=(n_groups, len(kept)))
+
+
+def scale_columns(matrix: Any, values: Array) -> Any:
+    """Return M diag(values) of a sparse M (G, n) in csr or csc form, in the same form."""
+    scale = values[matrix.indices] if matrix.format == "csr" else np.repeat(values, np.diff(matrix.indptr))
+    kind = sparse.csr_array if matrix.format == "csr" else sparse.csc_array
+    return kind((matrix.data * scale, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def add_group_sums(total: Array, codes: Codes, rows: Array) -> None:
@@ -183,6 +246,9 @@ class DenseScores(Scores):
             stop = min(start + BLOCK, self.n_terms)
             yield start, stop, self.matrix[start:stop]
 
+    def group_sums(self, codes: Codes, n_groups: int) -> Array:
+        return np.asarray(selector(codes, n_groups, self.term_weights()) @ self.matrix)
+
     def take(self, terms: npt.NDArray[np.intp]) -> DenseScores:
         return DenseScores(self.matrix[terms], None if self.weights is None else self.weights.take(terms))
 
@@ -223,6 +289,9 @@ class MappedScores(Scores):
     def group_sums(self, codes: Codes, n_groups: int) -> Array:
         return np.asarray(self.base.group_sums(codes, n_groups) @ self.matrix)
 
+    def group_gram(self, codes: Codes, n_groups: int, group_weights: Array | None = None) -> Array:
+        return np.asarray(self.matrix.T @ self.base.group_gram(codes, n_groups, group_weights) @ self.matrix)
+
     def kernel_gram(self, kernel_weights: Array, breaks: Codes | None = None) -> Array:
         return np.asarray(self.matrix.T @ self.base.kernel_gram(kernel_weights, breaks) @ self.matrix)
 
@@ -231,6 +300,38 @@ class MappedScores(Scores):
 
     def right(self, V: Array) -> Array:
         return self.base.right(self.matrix @ V)
+
+
+@dataclass(frozen=True)
+class OrderedScores(Scores):
+    """The terms of other scores in another order (n',); -1 stands for a term whose score is zero."""
+
+    base: Scores
+    order: Codes
+
+    @property
+    def n_terms(self) -> int:  # type: ignore[override]
+        return len(self.order)
+
+    @property
+    def k(self) -> int:  # type: ignore[override]
+        return self.base.k
+
+    @cached_property
+    def weights(self) -> Weights | None:  # type: ignore[override]
+        own = self.base.weights
+        return None if own is None else Weights(np.where(self.order < 0, 0.0, own.values[self.order]), own.kind)
+
+    def blocks(self) -> Iterator[tuple[int, int, Array]]:
+        for start in range(0, self.n_terms, BLOCK):
+            chosen = self.order[start : start + BLOCK]
+            present = chosen >= 0
+            rows = np.zeros((len(chosen), self.k))
+            rows[present] = self.base.take(chosen[present]).to_dense()
+            yield start, start + len(chosen), rows
+
+    def take(self, terms: npt.NDArray[np.intp]) -> OrderedScores:
+        return OrderedScores(self.base, self.order[terms])
 
 
 @dataclass(frozen=True)
@@ -251,19 +352,27 @@ class IndexScores(Scores):
     def n_terms(self) -> int:  # type: ignore[override]
         return self.first.shape[1]
 
+    @cached_property
+    def _shared(self) -> bool:
+        """Whether equations share coefficients, so that their parts add up."""
+        taken = np.zeros(self.k, dtype=int)
+        for equation in self.equations:
+            taken[equation.start : equation.stop] += 1
+        return bool((taken != 1).any())
+
     def blocks(self) -> Iterator[tuple[int, int, Array]]:
         step = BLOCK if self.design.is_dense else max(BLOCK // 8, 1)
         for start in range(0, max(self.n_terms, 1), step):
             stop = min(start + step, self.n_terms)
             rows = self.design.rows(start, stop)
-            block = np.empty((stop - start, self.k))
+            block = np.zeros((stop - start, self.k)) if self._shared else np.empty((stop - start, self.k))
             for equation, first in zip(self.equations, self.first[:, start:stop], strict=True):
-                if equation.columns is None:
-                    block[:, equation.start] = first
+                place = block[:, equation.start : equation.stop]
+                factor = 1.0 if equation.columns is None else rows[:, equation.columns]
+                if self._shared:
+                    place += factor * first[:, None]
                 else:
-                    np.multiply(
-                        rows[:, equation.columns], first[:, None], out=block[:, equation.start : equation.stop]
-                    )
+                    np.multiply(factor, first[:, None], out=place)
             yield start, stop, block
 
     def take(self, terms: npt.NDArray[np.intp]) -> IndexScores:
@@ -276,7 +385,7 @@ class IndexScores(Scores):
         )
 
     def gram(self, other: Scores | None = None, power: int = 1, weights: Array | None = None) -> Array:
-        if other is not None or self.design.is_dense:
+        if other is not None or self.design.is_dense or self._shared:
             return super().gram(other, power, weights)
         w = self.term_weights(power) if weights is None else weights
         total = np.zeros((self.k, self.k))
@@ -288,28 +397,39 @@ class IndexScores(Scores):
                 total[right.start : right.stop, left.start : left.stop] = block.T
         return total
 
-    def group_sums(self, codes: Codes, n_groups: int) -> Array:
-        if self.design.is_dense:
-            return super().group_sums(codes, n_groups)
+    def _sparse_left(self, matrix: Any) -> Array:
+        """Return M diag(w) S for a sparse M (G, n): each equation's derivatives ride on the entries of M."""
         w = self.term_weights()
-        kept = np.flatnonzero(codes >= 0)
-        order = kept[np.argsort(codes[kept], kind="stable")]
-        pointer = np.r_[0, np.cumsum(np.bincount(codes[kept], minlength=n_groups))]
-        total = np.empty((n_groups, self.k))
+        total = np.zeros((matrix.shape[0], self.k))
         for equation, first in zip(self.equations, self.first, strict=True):
-            values = (first if w is None else first * w)[order]
-            grouped = sparse.csr_array((values, order, pointer), shape=(n_groups, self.n_terms))
-            total[:, equation.start : equation.stop] = self.design.left(grouped, equation)
+            values = first if w is None else first * w
+            place = total[:, equation.start : equation.stop]
+            if equation.columns is None:
+                place += (matrix @ values)[:, None]
+                continue
+            weighed = scale_columns(matrix, values)
+            if isinstance(self.design, DenseDesign):
+                # Over the whole union: the columns of one equation alone would have to be copied.
+                place += (weighed @ self.design.matrix)[:, equation.columns]
+            else:
+                place += self.design.left(weighed.tocsr(), equation)
         return total
 
+    def group_sums(self, codes: Codes, n_groups: int) -> Array:
+        if isinstance(self.design, DenseDesign) and not self.design.matrix.flags.c_contiguous:
+            return super().group_sums(codes, n_groups)
+        return self._sparse_left(selector(codes, n_groups, None))
+
     def left(self, W: Array) -> Array:
+        if sparse.issparse(W):
+            return self._sparse_left(W)
         if self.design.is_dense:
             return super().left(W)
         w = self.term_weights()
-        total = np.empty((len(W), self.k))
+        total = np.zeros((len(W), self.k))
         for equation, first in zip(self.equations, self.first, strict=True):
             weighed = W * (first if w is None else first * w)
-            total[:, equation.start : equation.stop] = [
+            total[:, equation.start : equation.stop] += [
                 self.design.transpose_dot(row, equation) for row in weighed
             ]
         return total
