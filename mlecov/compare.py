@@ -75,9 +75,10 @@ class Comparison:
         size, label = float(moves[far]), self.optimum.likelihood.space.labels[far[0]]
         which = self.covariances[robust[int(far[1])]].column
         n, k = self.optimum.likelihood.n_obs, self.optimum.likelihood.space.k
-        small = f" With {n:g} terms for {k} parameters differences of this kind arise by chance alone." if (
-            n < 50 * k
-        ) else ""
+        small = ""
+        if n < 50 * k:
+            count = "1 parameter" if k == 1 else f"{k} parameters"
+            small = f" With {n:g} terms for {count}, differences of this kind arise by chance alone."
         if abs(np.log(size)) < np.log(1.1):
             return (
                 f"Robust and classical standard errors agree within 10% (largest ratio {size:.2f}, {label}): no sign "

@@ -43,6 +43,9 @@ from mlecov.parameters import LinearKind, LinearTerms, ParameterSpace
 
 Array = npt.NDArray[np.float64]
 
+CHECKED = 64
+"""Consecutive rows on which separability is verified."""
+
 MAX_INDEX_EQUATIONS = 12
 """Predictors up to which rows are differentiated one by one (cost grows with the square)."""
 
@@ -415,7 +418,7 @@ def uses_jax(function: Callable[..., Any], depth: int = 3) -> bool:
     cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
     for value in [scope.get(name) for name in names] + cells:
         module = getattr(value, "__name__", "") if inspect.ismodule(value) else getattr(value, "__module__", "")
-        if str(module).startswith(("jax", "mlecov.functions")):
+        if str(module).startswith(("jax", "mlecov.functions", "mlecov.autodiff")):
             return True
         if depth and inspect.isfunction(value) and value is not function and uses_jax(value, depth - 1):
             return True
@@ -426,66 +429,99 @@ def uses_jax(function: Callable[..., Any], depth: int = 3) -> bool:
 def _verify_rows(
     declaration: Declaration, call: Call, columns: Mapping[str, Any], traceable: bool, demanded: bool
 ) -> bool:
-    """Tell whether rows are separate: f(all rows)[i] equals f(row i alone) at two interior points.
+    """Tell whether rows are separate: f(rows)[i] equals f(row i alone) at two interior points.
 
-    The points are drawn around the start with a fixed seed, never the start itself: a first-order
+    A run of up to CHECKED consecutive rows is compared, so a recursion or a mean shows. The points
+    are drawn around the start with a fixed seed, never the start itself: a first-order
     autoregression passes at rho = 0.
     """
-    n = declaration.n_terms
-    rng = np.random.default_rng(1974)
+    count = min(declaration.n_terms, CHECKED)
+    few = {key: values[:count] for key, values in columns.items()}
     start = declaration.space.raw(declaration.space.start())
-    signature = _signature(declaration)
-    chosen = np.arange(n) if n <= 64 else np.sort(rng.choice(n, 64, replace=False))
-    compared = 0
+    compare = _traced_comparison(call, start, few, count) if traceable else _plain_comparison(call, few, count)
+    rng = np.random.default_rng(1974)
+    agreed = 0
     for attempt in range(12):
         spread = 0.5 / 2 ** (attempt // 2)
         raw = start + spread * rng.standard_normal(len(start)) * np.maximum(np.abs(start), 0.2)
-        with np.errstate(all="ignore"), autodiff.x64_if_loaded():
-            xp = autodiff.jnp() if traceable else np
-            whole = np.asarray(call(raw, columns, xp, n))[chosen]
-            alone = _rows_alone(declaration, signature, call, raw, columns, chosen, xp)
-        if alone is None:
-            different = np.ones(len(chosen), dtype=bool)
+        found = compare(raw) if compare is not None else None
+        if found is None:
+            different = np.ones(count, dtype=bool)
         else:
+            whole, alone = found
             if not (np.isfinite(whole) & np.isfinite(alone)).any():
                 continue
             scale = np.abs(whole) + np.abs(alone) + 1.0
-            different = (np.abs(whole - alone) > 1e-9 * scale) | (np.isfinite(whole) != np.isfinite(alone))
+            with np.errstate(invalid="ignore"):
+                different = (np.abs(whole - alone) > 1e-9 * scale) | (np.isfinite(whole) != np.isfinite(alone))
         if different.any():
             if demanded:
                 raise SeparabilityError(
-                    f"separable=True, but the contribution of row {chosen[different][0]} depends on other rows: "
-                    "alone it is another number than among all rows. Leave separable= out (a time series or a "
+                    f"separable=True, but the contribution of row {np.flatnonzero(different)[0]} depends on other "
+                    "rows: alone it is another number than among them. Leave separable= out (a time series or a "
                     "panel is fitted as one), or use unit= where terms span rows."
                 )
             return False
-        compared += 1
-        if compared == 2:
+        agreed += 1
+        if agreed == 2:
             return True
-    return compared > 0
+    return agreed > 0
 
 
-def _rows_alone(
-    declaration: Declaration,
-    signature: Signature,
-    call: Call,
-    raw: Array,
-    columns: Mapping[str, Any],
-    chosen: npt.NDArray[np.intp],
-    xp: Any,
-) -> Array | None:
-    """Return the function's values of single rows, or None where it can not take one row."""
-    found = np.empty(len(chosen))
-    for j, i in enumerate(chosen):
-        part = {key: values[i : i + 1] for key, values in columns.items()}
-        try:
-            result = np.asarray(declaration.function(**call.arguments(raw, part, xp)), dtype=float)
-        except Exception:  # e.g. a recursion that needs two rows
-            return None
-        if result.shape != (1,):
-            return None
-        found[j] = result[0]
-    return found
+Comparison = Callable[[Array], tuple[Array, Array] | None]
+
+
+def _traced_comparison(
+    call: Call, raw: Array, columns: Mapping[str, Any], count: int
+) -> Comparison | None:
+    """Return raw -> (f(rows), f(each row alone)), one compiled and kept program; None if a row alone fails."""
+    jax, jnp = autodiff.jax(), autodiff.jnp()
+
+    def both(u: Any, data: Any) -> Any:
+        def alone(row: Any) -> Any:
+            return call(u, {key: value[None] for key, value in row.items()}, jnp, 1)[0]
+
+        return call(u, data, jnp, count), jax.vmap(alone)(data)
+
+    used = {key: columns[key] for key in dict.fromkeys(call.all_columns)}
+    try:
+        closed = autodiff.trace(both, raw, used)
+    except Exception:  # e.g. a recursion that needs two rows, or closed-over arrays of n rows
+        return None
+    program = autodiff.compile_and_keep(both, (raw, used), autodiff.program_key(closed, "separable"))
+
+    def compare(u: Array) -> tuple[Array, Array]:
+        with autodiff.x64():
+            whole, alone = program(u, used)
+        return np.asarray(whole), np.asarray(alone)
+
+    return compare
+
+
+def _plain_comparison(call: Call, columns: Mapping[str, Any], count: int) -> Comparison:
+    """Return raw -> (f(rows), f(each row alone)) for a function of numpy arrays."""
+
+    def compare(raw: Array) -> tuple[Array, Array] | None:
+        found = np.empty(count)
+        with np.errstate(all="ignore"):
+            for i in range(count):
+                part = {key: values[i : i + 1] for key, values in columns.items()}
+                try:
+                    result = np.asarray(call.function(**call.arguments(raw, part, np)), dtype=float)
+                except Exception:  # e.g. a recursion that needs two rows
+                    return None
+                if result.shape != (1,):
+                    return None
+                found[i] = result[0]
+            try:
+                whole = np.asarray(call(raw, columns, np, count))
+            except EvaluationError:
+                raise
+            except Exception:  # closed-over arrays of n rows
+                return None
+        return whole, found
+
+    return compare
 
 
 def _signature(declaration: Declaration) -> Signature:

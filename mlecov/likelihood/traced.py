@@ -26,6 +26,9 @@ Simulate = Callable[..., Any]
 SIZES = (64, 1024, 8192)
 """Block sizes that kernels are compiled for."""
 
+VALUES_BEFORE_OWN_KERNEL = 200
+"""Values of order 0 asked for before a kernel of their own is worth compiling."""
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -61,6 +64,7 @@ class TracedRows(RowModel):
     n_equations: int
     simulator: Simulate | None = None
     kernels: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False, compare=False)
+    calls: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     def row_function(self) -> Callable[[Any, Any], Any]:
         """Return f(eta (E, b), columns) -> (b,), the function vmapped over rows seen one at a time."""
@@ -79,8 +83,12 @@ class TracedRows(RowModel):
         return lambda eta, columns: jax.vmap(one, in_axes=(1, 0))(eta, columns)
 
     def _kernel(self, size: int, order: int, columns: Columns) -> Any:
-        """Return the compiled kernel for blocks of `size` rows: order 0, or 2 (all at once)."""
-        order = 2 if order else 0
+        """Return the compiled kernel for blocks of `size` rows: order 0, or 2 (all at once).
+
+        A value alone is read off the kernel of order 2 until many have been asked for.
+        """
+        self.calls[order] = self.calls.get(order, 0) + 1
+        order = 2 if order or self.calls.get(0, 0) < VALUES_BEFORE_OWN_KERNEL else 0
         if (size, order) not in self.kernels:
             jax, jnp = autodiff.jax(), autodiff.jnp()
             example = (
@@ -96,14 +104,16 @@ class TracedRows(RowModel):
 
             def kernel(eta: Any, data: Any) -> Any:
                 if not order:
-                    return rows(eta, data)
-                value, pullback = jax.vjp(lambda e: rows(e, data), eta)
-                del pullback
+                    return (rows(eta, data),)
 
                 def slope(e: Any) -> Any:
-                    return jax.grad(lambda q: rows(q, data).sum())(e)
+                    def total(q: Any) -> Any:
+                        terms = rows(q, data)
+                        return terms.sum(), terms
 
-                first, push = jax.linearize(slope, eta)
+                    return jax.grad(total, has_aux=True)(e)
+
+                first, push, value = jax.linearize(slope, eta, has_aux=True)
                 columns_of = [push(jnp.zeros_like(eta).at[f].set(1.0)) for f in range(self.n_equations)]
                 return value, first, jnp.stack([columns_of[f][e] for e, f in pairs])
 
@@ -127,11 +137,9 @@ class TracedRows(RowModel):
                 part = _padded(eta.T[start:stop], size).T
                 block = {name: _padded(values[start:stop], size) for name, values in used.items()}
                 result = kernel(np.ascontiguousarray(part), block)
-                if not order:
-                    value[start:stop] = np.asarray(result)[: stop - start]
-                    continue
                 value[start:stop] = np.asarray(result[0])[: stop - start]
-                assert first is not None
+                if first is None:
+                    continue
                 first[:, start:stop] = np.asarray(result[1])[:, : stop - start]
                 if second is not None:
                     second[:, start:stop] = np.asarray(result[2])[:, : stop - start]

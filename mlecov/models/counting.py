@@ -1,0 +1,112 @@
+"""What count models share: support, start values, and sums over the outcome's support."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from mlecov.errors import CovarianceError
+from mlecov.likelihood.index import Columns, IndexLikelihood
+from mlecov.models.base import Model, least_squares_start, outside
+
+Array = npt.NDArray[np.float64]
+
+TABLE: list[Array] = []
+LAST_COUNT = 100_000
+"""Outcomes up to which sums over the support run."""
+
+
+def log_factorial(y: Array) -> Array:
+    """Return log y! of counts y (n,), from a table where they are small."""
+    if not len(y) or y.max() >= 1024:
+        return np.asarray(special.gammaln(y + 1.0))
+    if not TABLE:
+        TABLE.append(special.gammaln(np.arange(1.0, 1025.0)))
+    return TABLE[0].take(y.astype(np.intp))
+
+
+def check_counts(y: Array) -> str | None:
+    """Return what is wrong with outcomes that must be counts, or None."""
+    return outside(y, (y >= 0) & (y == np.floor(y)), "a count (0, 1, 2, ...)")
+
+
+def scalar(values: Array) -> Array:
+    """Return values (n,) that are all the same as (1,), so that functions of them are computed once."""
+    if len(values) > 1 and values[0] == values[-1] and (values == values[0]).all():
+        return values[:1]
+    return values
+
+
+def weights_of(likelihood: IndexLikelihood) -> Array:
+    """Return the weights of the terms (n,), ones where there are none."""
+    return np.ones(likelihood.n_terms) if likelihood.weights is None else likelihood.weights.values
+
+
+class CountModel(Model):
+    """A distribution on the counts from `lowest` on; its first predictor is the log of a mean."""
+
+    lowest: int = 0
+
+    def check(self, y: Array, columns: Columns) -> str | None:
+        if len(y) and not y.any():
+            return "is 0 in every row: the mean has no maximum likelihood estimate."
+        return check_counts(y)
+
+    def start(self, likelihood: IndexLikelihood) -> Array:
+        y = likelihood.columns["y"]
+        working = y + 0.5 * (y.mean() if y.any() else 1.0)
+        return least_squares_start(likelihood, np.log(working), working)
+
+    def mean(self, eta: Array, columns: Columns) -> Array:
+        return np.exp(eta[0])
+
+    def outcomes(self, eta: Array, columns: Columns, order: int = 0) -> Iterator[tuple[int, Array, Array | None]]:
+        """Yield (j, P(y = j) (n,), d2l/d eta2 at y = j) for j = lowest, lowest + 1, ... without end."""
+        for j in range(self.lowest, LAST_COUNT):
+            there = {**columns, "y": np.full(eta.shape[1], float(j))}
+            with np.errstate(all="ignore"):
+                value, _, second = self.derivatives(eta, there, order)
+            yield j, np.exp(value), second
+
+    has_expected = True  # type: ignore[assignment]
+
+    def expected(self, eta: Array, columns: Columns) -> Array:
+        """Return E[d2l/d eta2] by summation over the support, to 1e-12."""
+        total = np.zeros((eta.shape[0] * (eta.shape[0] + 1) // 2, eta.shape[1]))
+        past = np.zeros(eta.shape[1])
+        for _, probability, second in self.outcomes(eta, columns, 2):
+            assert second is not None
+            part = np.where(probability > 0, probability * second, 0.0)
+            total += part
+            past += probability
+            if past.min() > 0.9 and np.abs(part).max() <= 1e-15 * max(np.abs(total).max(), 1e-300):
+                return total
+        raise CovarianceError(
+            f"{self.name}: the expected information is a sum over outcomes, which has not ended at {LAST_COUNT}: the "
+            "distribution's tail is too long. Use 'oim'."
+        )
+
+    def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
+        y = columns["y"]
+        below, past = np.zeros(eta.shape[1]), np.zeros(eta.shape[1])
+        for j, probability, _ in self.outcomes(eta, columns):
+            below = np.where(y > j, below + probability, below)
+            past = np.where(y >= j, past + probability, past)
+            if j >= y.max():
+                break
+        return below, np.minimum(past, 1.0)
+
+    def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
+        """Draw by inversion, outcome by outcome."""
+        draws, y = rng.random(eta.shape[1]), np.zeros(eta.shape[1])
+        past, left = np.zeros(eta.shape[1]), np.arange(eta.shape[1])
+        for j, probability, _ in self.outcomes(eta, columns):
+            past[left] += probability[left]
+            y[left] = j
+            left = left[draws[left] > past[left]]
+            if not len(left) or j > 50_000:
+                break
+        return {"y": y}
