@@ -15,6 +15,7 @@ HOMES: dict[str, str] = {
     "probit": "binary",
     "logit": "binary",
     "poisson": "count",
+    "garch": "volatility",
 }
 """Model name -> the module of this package that defines it."""
 

@@ -81,14 +81,14 @@ def student_density(e: Array, h: Array, nu: float, order: int) -> tuple[Array, .
 
 
 def student_information(nu: float) -> tuple[float, float, float, float]:
-    """Return the expected information of Student t with variance h = 1: E[-l_ee], E[-l_hh], E[-l_hn], E[-l_nn].
+    """Return E[-l_ee], E[-l_hh], E[-l_hn], E[-l_nn] of Student t with variance h = 1.
 
     Reference: Lange, Little & Taylor (1989), JASA 84, in the scale tau^2 = h (nu - 2)/nu; Fiorentini,
     Sentana & Calzolari (2003), J. Business and Economic Statistics 21.
     """
     scale, cross = 2.0 * nu / (nu + 3.0), -2.0 / ((nu + 1.0) * (nu + 3.0))
-    shape = 0.25 * (special.polygamma(1, 0.5 * nu) - special.polygamma(1, 0.5 * (nu + 1.0)))
-    shape = float(shape) - (nu + 5.0) / (2.0 * nu * (nu + 1.0) * (nu + 3.0))
+    shape = 0.25 * float(special.polygamma(1, 0.5 * nu) - special.polygamma(1, 0.5 * (nu + 1.0)))
+    shape -= (nu + 5.0) / (2.0 * nu * (nu + 1.0) * (nu + 3.0))
     turn = 1.0 / (nu * (nu - 2.0))  # d log tau / d nu; d log tau / d h = 1/2
     return (
         nu * (nu + 1.0) / ((nu - 2.0) * (nu + 3.0)),
@@ -122,7 +122,9 @@ class Garch(WholeModel):
 
     def derivatives(self, params: Array, columns: Columns, order: int, w: Array | None) -> Derivatives:
         e, s, down, h, s0 = self.paths(params, columns)
-        density = student_density(e, h, float(params[-1]), order) if self.student else normal_density(e, h, order)
+        density = (
+            student_density(e, h, float(params[-1]), order) if self.student else normal_density(e, h, order)
+        )
         if not order:
             return density[0], None, None
         de, dh, ds0 = self._slopes(params, columns, e, s, down, h, s0)
@@ -243,7 +245,9 @@ class Garch(WholeModel):
         e = np.empty(n)
         for t in range(n):
             now = omega + sum(a * s[-1 - i] for i, a in enumerate(alpha))
-            now += sum(g * down[-1 - i] for i, g in enumerate(gamma)) + sum(b * h[-1 - j] for j, b in enumerate(beta))
+            now += sum(g * down[-1 - i] for i, g in enumerate(gamma)) + sum(
+                b * h[-1 - j] for j, b in enumerate(beta)
+            )
             e[t] = z[t] * np.sqrt(now)
             h.append(now)
             s.append(e[t] ** 2)
@@ -284,7 +288,8 @@ def garch(
     """Return the likelihood of a GARCH(p, q) model, Bollerslev's, with a mean of its own.
 
         y_t = x_t'b + u_t,   u_t = sum phi_i u_{t-i} + e_t + sum theta_j e_{t-j},   e_t | past ~ (0, h_t)
-        h_t = omega + sum_{i<=q} alpha_i e_{t-i}^2 + sum gamma_i e_{t-i}^2 1(e_{t-i} < 0) + sum_{j<=p} beta_j h_{t-j}
+        h_t = omega + sum_{i<=q} alpha_i e_{t-i}^2 + sum gamma_i e_{t-i}^2 1(e_{t-i} < 0)
+              + sum_{j<=p} beta_j h_{t-j}
 
         log f_t = -(log 2 pi + log h_t + e_t^2 / h_t) / 2
 

@@ -122,12 +122,14 @@ class WholeLikelihood(Likelihood):
     def subset(self, terms: npt.NDArray[np.intp]) -> WholeLikelihood:
         if not self.separable:
             raise SeparabilityError(
-                f"{self.facts.name} is not separable (a term depends on the rows before it), so terms can not be "
-                "drawn or left out one by one. Use a parametric bootstrap."
+                f"{self.facts.name} is not separable (a term depends on the rows before it), so terms "
+                "can not be drawn or left out one by one. Use a parametric bootstrap."
             )
         weights = None if self.weights is None else self.weights.take(terms)
         columns = self.model.take(self.columns, terms)
-        return replace(self, weights=weights, columns=columns, count=len(terms), rows=take_terms(self.rows, terms))
+        return replace(
+            self, weights=weights, columns=columns, count=len(terms), rows=take_terms(self.rows, terms)
+        )
 
     def curvature_blocks(
         self, theta: Array, codes: Codes, n_groups: int, kind: Curvature
@@ -209,7 +211,9 @@ def read_series(name: str, y: Any, data: Any = None) -> Series:
     if not isinstance(y, str):
         return _series_of_arrays(name, y, data)
     if data is None:
-        raise SpecificationError(f"{name}({y!r}): a formula or a column name needs data, as the second argument.")
+        raise SpecificationError(
+            f"{name}({y!r}): a formula or a column name needs data, the second argument."
+        )
     table = open_table(data)
     parsed = parse(y if "~" in y else f"{y} ~ 1")
     if parsed.left is None:
@@ -240,8 +244,8 @@ def _refuse_infinite(name: str, values: Array) -> None:
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise DataError(
-            f"the outcome {name!r} is missing or infinite in row(s) {listing(bad, 5)}; a time series must have no "
-            "gaps. Cut the sample, or fill the gap."
+            f"the outcome {name!r} is missing or infinite in row(s) {listing(bad, 5)}; a series must have "
+            "no gaps. Cut the sample, or fill the gap."
         )
 
 
@@ -278,9 +282,11 @@ def refuse_constant(series: Series, name: str, least: int) -> None:
     """Raise DataError for a series that is too short, or does not vary."""
     n = len(series.y)
     if n < least:
-        raise DataError(f"{name}: {n} rows are too few; at least {least} are needed for this many lags.")
+        raise DataError(f"{name}: {n} rows are too few; at least {least} are needed for these lags.")
     if series.y.min() == series.y.max():
-        raise DataError(f"{name}: the outcome {series.outcome!r} is {series.y[0]:g} in every row; nothing varies.")
+        raise DataError(
+            f"{name}: the outcome {series.outcome!r} is {series.y[0]:g} in every row."
+        )
 
 
 def least_squares(X: Array, y: Array) -> Array:
