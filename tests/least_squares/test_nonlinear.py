@@ -79,15 +79,17 @@ def test_parts_of_the_hessian_are_those_of_autodiff() -> None:
     assert_allclose(fit.hessian, hessian, rtol=1e-12)
     assert_allclose(fit.gauss_newton + fit.second_order, fit.hessian, rtol=1e-14)
     assert_allclose(fit.gauss_newton, 2 * fit.jacobian.T @ fit.jacobian, rtol=1e-13)
-    assert abs(fit.second_order.loc["K", "K"]) > 0.03 * fit.gauss_newton.loc["K", "K"]
+    assert abs(fit.second_order.to_numpy()[1, 1]) > 0.03 * fit.gauss_newton.to_numpy()[1, 1]
     assert np.abs(fit.gradient / np.sqrt(np.diag(fit.hessian) * fit.rss)).max() < 1e-13
 
 
 def test_covariances_written_out_naively() -> None:
     fit = puromycin()
     J, r, n, k = fit.jacobian, fit.residuals, 12, 2
-    bread = np.linalg.inv(fit.hessian / 2)
+    bread = np.linalg.inv(np.asarray(fit.hessian, dtype=np.float64) / 2)
     h = np.diag(J @ np.linalg.inv(J.T @ J) @ J.T)
+    Vm, K = np.asarray(fit.params, dtype=np.float64)
+    assert_allclose(r, PUROMYCIN["rate"] - Vm * PUROMYCIN["conc"] / (K + PUROMYCIN["conc"]), rtol=1e-11)
     assert_allclose(fit.leverages, h, rtol=1e-11)
     assert_allclose(fit.cov(), np.linalg.inv(J.T @ J) * (r @ r) / (n - k), rtol=1e-11)
     assert_allclose(fit.cov("eim"), np.linalg.inv(J.T @ J) * (r @ r) / n, rtol=1e-11)
@@ -172,11 +174,20 @@ def test_separable_must_be_linear() -> None:
         nonlinear_least_squares(michaelis, START, PUROMYCIN, outcome="rate", separable=["K", "Vm"])
 
 
-@pytest.mark.parametrize("name", ["misra1a", "danwood", "gauss2", "thurber", "enso", "boxbod"])
-def test_gauss_newton_reaches_the_digits(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "start"),  # from boxbod's first start full steps diverge: it takes halving
+    [
+        ("misra1a", "start2"),
+        ("danwood", "start2"),
+        ("thurber", "start2"),
+        ("enso", "start2"),
+        ("boxbod", "start1"),
+    ],
+)
+def test_gauss_newton_reaches_the_digits(name: str, start: str) -> None:
     case = load_case(f"nist_{name}")
     fit = nonlinear_least_squares(
-        nist.model(case, jnp), case.raw["start2"], case.data, outcome="y", method="gauss-newton"
+        nist.model(case, jnp), case.raw[start], case.data, outcome="y", method="gauss-newton"
     )
     assert nist.digits(fit.params, case.theta) >= 10
     assert fit.record.method == "gauss-newton"
