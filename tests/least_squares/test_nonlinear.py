@@ -94,7 +94,9 @@ def test_covariances_written_out_naively() -> None:
     assert_allclose(fit.cov(), np.linalg.inv(J.T @ J) * (r @ r) / (n - k), rtol=1e-11)
     assert_allclose(fit.cov("eim"), np.linalg.inv(J.T @ J) * (r @ r) / n, rtol=1e-11)
     assert_allclose(fit.cov("oim"), bread * (r @ r) / n, rtol=1e-11)
-    for kind, factor in {"HC0": 1.0, "HC1": n / (n - k), "HC2": 1 / (1 - h), "HC3": 1 / (1 - h) ** 2}.items():
+    one = np.ones(n)
+    factors = {"HC0": one, "HC1": one * n / (n - k), "HC2": 1 / (1 - h), "HC3": 1 / (1 - h) ** 2}
+    for kind, factor in factors.items():
         meat = J.T @ ((factor * r**2)[:, None] * J)
         assert_allclose(fit.cov(kind), bread @ meat @ bread, rtol=1e-10, err_msg=kind)
     S = np.column_stack([J * (-r / fit.sigma2)[:, None], (r**2 / fit.sigma2 - 1) / np.sqrt(fit.sigma2)])
