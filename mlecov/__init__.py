@@ -23,7 +23,7 @@ from mlecov.kinds import (
     real,
     simplex,
 )
-from mlecov.likelihood.declare import likelihood
+from mlecov.declare import likelihood
 from mlecov.parameters import linear
 from mlecov.result import Fit
 

@@ -185,22 +185,6 @@ def has_custom_rules(closed: Any) -> bool:
     return "custom_jvp_call" in (text := str(closed.jaxpr)) or "custom_vjp_call" in text
 
 
-# --- accurate special functions in the user's own code ---------------------------------------
-
-
-def accurate(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function` with jax.scipy's special functions replaced by ours when traced: `mlecov.accurate`."""
-    # that module stands above this one, so it is looked up when called
-    replaced: Callable[..., Any] = importlib.import_module("mlecov.accurate").accurate(function)
-    return replaced
-
-
-def accurate_jaxpr(closed: Any) -> Callable[..., list[Any]]:
-    """Return a function of flat arguments that evaluates a closed jaxpr likewise: `mlecov.accurate`."""
-    replaced: Callable[..., list[Any]] = importlib.import_module("mlecov.accurate").accurate_jaxpr(closed)
-    return replaced
-
-
 def jaxpr_literal() -> Any:
     """Return JAX's class of the literals in a jaxpr."""
     return importlib.import_module("jax.extend.core").Literal

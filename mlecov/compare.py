@@ -13,7 +13,7 @@ from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.sandwich import covariance, observed_factor
 from mlecov.covariance.specs import Basic, Spec
 from mlecov.lazy import lazy
-from mlecov.optimize.record import Optimum
+from mlecov.optimum import Optimum
 from mlecov.rendering import Display, Group, number
 from mlecov.summary import facts, grouped, title
 

@@ -12,7 +12,7 @@ from mlecov.covariance.specs import Basic, parse
 from mlecov.errors import SpecificationError
 from mlecov.likelihood.base import Likelihood
 from mlecov.optimize.maximize import Method, maximize
-from mlecov.optimize.record import Step
+from mlecov.optimum import Step
 from mlecov.result import Fit
 from mlecov.storage import load_optimum
 

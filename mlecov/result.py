@@ -19,7 +19,7 @@ from mlecov.inference.table import CoefficientTable, coefficient_table
 from mlecov.lazy import lazy
 from mlecov.likelihood.base import Likelihood
 from mlecov.likelihood.scores import Scores
-from mlecov.optimize.record import Optimum, Record
+from mlecov.optimum import Optimum, Record
 from mlecov.rendering import Display
 from mlecov.storage import save_optimum
 from mlecov.summary import Criteria, criteria, records, summary

@@ -15,7 +15,7 @@ from mlecov.errors import DataError, SpecificationError
 from mlecov.likelihood.base import Evaluation, Facts, Likelihood
 from mlecov.likelihood.known import KnownLikelihood
 from mlecov.likelihood.scores import DenseScores
-from mlecov.optimize.record import Optimum, Record
+from mlecov.optimum import Optimum, Record
 from mlecov.parameters import LinearKind, ParameterSpace
 
 VERSION = 1

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlecov.covariance.covariance import Covariance
 from mlecov.inference.table import CoefficientTable, coefficient_table
-from mlecov.optimize.record import Optimum
+from mlecov.optimum import Optimum
 from mlecov.parameters import LinearKind, Parameter, ParameterSpace
 from mlecov.rendering import Display, Group, number, pvalue
 

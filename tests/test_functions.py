@@ -14,6 +14,7 @@ import pytest
 from scipy import special
 
 from mlecov import autodiff, functions
+from mlecov.accurate import accurate, accurate_jaxpr
 from mlecov.errors import SpecificationError
 
 NORMAL_POINTS = [-1e4, -300.0, -40.0, -20.0, -5.0, -1.6, -1.4, -0.3, 0.0, 0.7, 5.0, 30.0]
@@ -271,7 +272,7 @@ def substituted() -> dict[str, Callable[[Any], Any]]:
         "jit": jax.jit(norm.logcdf),
         "cond": lambda x: jax.lax.cond(x < 0, norm.logcdf, lambda v: v, x),
         "scan": lambda x: jax.lax.scan(lambda c, v: (c + norm.logcdf(v * x), None), 0.0, jnp.ones(1))[0],
-        "dictionary": lambda x: autodiff.accurate(lambda d, *, k: {"a": norm.logcdf(d["x"]) * k})(
+        "dictionary": lambda x: accurate(lambda d, *, k: {"a": norm.logcdf(d["x"]) * k})(
             {"x": x}, k=1.0
         )["a"],
     }
@@ -280,7 +281,7 @@ def substituted() -> dict[str, Callable[[Any], Any]]:
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("name", list(substituted()))
 def test_accurate_replaces_log_phi(name: str) -> None:
-    got = jax_derivatives(autodiff.accurate(substituted()[name]), [-20.0, -3.0], highest=2)
+    got = jax_derivatives(accurate(substituted()[name]), [-20.0, -3.0], highest=2)
     for i, x in enumerate((-20.0, -3.0)):
         for order, expected in enumerate(normal_reference(x)[:3]):
             assert_relative(got[order][i], expected, 1e-13, (name, x, order))
@@ -289,7 +290,7 @@ def test_accurate_replaces_log_phi(name: str) -> None:
 def test_accurate_knows_weakly_typed_numbers() -> None:
     jax = autodiff.jax()
     with autodiff.x64():
-        got = jax.grad(jax.grad(autodiff.accurate(jax.scipy.stats.norm.logcdf)))(-20.0)
+        got = jax.grad(jax.grad(accurate(jax.scipy.stats.norm.logcdf)))(-20.0)
     assert_relative(got, normal_reference(-20.0)[2], 1e-14, "weak")
 
 
@@ -315,7 +316,7 @@ def test_accurate_replaces_the_gamma_family(name: str) -> None:
         ),
     }[name]
     with autodiff.x64():
-        ours = autodiff.accurate(function)
+        ours = accurate(function)
         text = str(jax.make_jaxpr(ours)(2.3))
         assert not any(word in text.split() for word in ("lgamma", "digamma", "polygamma")), text
         derivative = ours
@@ -336,8 +337,8 @@ def test_accurate_leaves_other_functions_alone() -> None:
     log_ndtr.defjvp(lambda primals, tangents: (3.0 * primals[0], 5.0 * tangents[0]))
 
     with autodiff.x64():
-        assert float(jax.grad(autodiff.accurate(log_ndtr))(2.0)) == 5.0
-        plain = autodiff.accurate(lambda x, power: {"y": jnp.log(x) ** power})
+        assert float(jax.grad(accurate(log_ndtr))(2.0)) == 5.0
+        plain = accurate(lambda x, power: {"y": jnp.log(x) ** power})
         assert str(jax.make_jaxpr(lambda x: plain(x, 2))(1.5)) == str(
             jax.make_jaxpr(lambda x: {"y": jnp.log(x) ** 2})(1.5)
         )
@@ -348,7 +349,7 @@ def test_accurate_jaxpr_takes_flat_arguments() -> None:
     jax = autodiff.jax()
     with autodiff.x64():
         closed = jax.make_jaxpr(lambda a, b: (a * jax.scipy.special.gammaln(b), a + b))(1.0, 2.0)
-        product, total = autodiff.accurate_jaxpr(closed)(2.0, 5.0)
+        product, total = accurate_jaxpr(closed)(2.0, 5.0)
     assert_relative(product, 2 * gamma_reference(5.0)[0], 1e-15, "product")
     assert float(total) == 7.0
 

@@ -15,7 +15,7 @@ from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.specs import Basic, Given, Spec
 from mlecov.errors import CovarianceError
 from mlecov.linalg import Factor, factor, symmetrize
-from mlecov.optimize.record import Optimum
+from mlecov.optimum import Optimum
 
 Array = npt.NDArray[np.float64]
 Estimator = Callable[[Optimum, Any], Covariance]

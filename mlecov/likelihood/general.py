@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlecov import autodiff
+from mlecov.accurate import accurate
 from mlecov.data import Rows, Weights
 from mlecov.errors import CovarianceError, DerivativeError, EvaluationError, SeparabilityError
 from mlecov.likelihood.base import Curvature, Evaluation, Facts, Likelihood, no_expected_information
@@ -127,7 +128,7 @@ class AutodiffEngine(Engine):
                 return self.call(u, data, jnp, n)
 
             closed = autodiff.trace(plain, *example)
-            value = autodiff.accurate(lambda u, data: self.call(u, data, jnp, n))
+            value = accurate(lambda u, data: self.call(u, data, jnp, n))
             kernel = _kernels(value)[kind]
             if autodiff.has_custom_rules(closed):
                 closed = autodiff.trace(kernel, *example)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlecov import autodiff
+from mlecov.accurate import accurate
 from mlecov.errors import EvaluationError
 from mlecov.kinds import Kind
 from mlecov.likelihood.index import Columns, RowDerivatives, RowModel, pair_index
@@ -99,7 +100,7 @@ class TracedRows(RowModel):
                 },
             )
             closed = autodiff.trace(self.row_function(), *example)
-            rows = autodiff.accurate(self.row_function())
+            rows = accurate(self.row_function())
             pairs = pair_index(self.n_equations)
 
             def kernel(eta: Any, data: Any) -> Any:

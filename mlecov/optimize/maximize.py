@@ -22,7 +22,8 @@ from mlecov.likelihood.base import Evaluation, Likelihood, require_finite
 from mlecov.linalg import describe_singular, try_factor
 from mlecov.optimize.newton import Loop, direction, evaluate, newton_loop
 from mlecov.optimize.quasi_newton import METHODS, minimize_negative
-from mlecov.optimize.record import Monitor, Optimum, Record, Step
+from mlecov.optimize.record import Monitor
+from mlecov.optimum import Optimum, Record, Step
 from mlecov.optimize.start import first_evaluation, improve
 from mlecov.parameters import LinearKind, restriction
 

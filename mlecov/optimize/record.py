@@ -1,4 +1,4 @@
-"""What an optimiser leaves behind: the optimum, an honest record, a trace, a progress display."""
+"""Counting, timing and showing iterations while an optimiser runs."""
 
 from __future__ import annotations
 
@@ -8,73 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from mlecov.lazy import lazy
-from mlecov.likelihood.base import Evaluation, Likelihood
+from mlecov.optimum import Step
 
 tqdm = lazy("tqdm.auto")
-
-Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One iteration: log-likelihood, g' I^-1 g (scale-free distance to the maximum), step length taken."""
-
-    method: str
-    iteration: int
-    loglike: float
-    decrement: float
-    length: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Record:
-    """How the maximum was found, and whether it was.
-
-    `decrement` is g' I^-1 g at the end (I the observed information), twice the log-likelihood a
-    Newton step could still gain; `gradient` the largest |g_j| / sqrt(I_jj). `criterion` says which
-    test held, or why none did.
-    """
-
-    converged: bool
-    criterion: str
-    method: str
-    iterations: int
-    evaluations: int
-    decrement: float
-    gradient: float
-    polished: bool
-    seconds: float
-    start: Array
-    steps: tuple[Step, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the record under statsmodels' names and ours (`mle_retvals`)."""
-        return {
-            "converged": self.converged,
-            "iterations": self.iterations,
-            "fcalls": self.evaluations,
-            "method": self.method,
-            "criterion": self.criterion,
-            "decrement": self.decrement,
-            "gradient": self.gradient,
-            "polished": self.polished,
-            "seconds": self.seconds,
-        }
-
-
-@dataclass(frozen=True)
-class Optimum:
-    """A likelihood at its maximum: what every covariance, test and diagnostic reads."""
-
-    likelihood: Likelihood
-    theta: Array
-    evaluation: Evaluation
-    record: Record
 
 
 @dataclass
