@@ -1,8 +1,9 @@
-"""Binary outcomes: probit and logit."""
+"""Binary outcomes: probit, logit, complementary log-log and heteroskedastic probit."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from mlecov.errors import SpecificationError
 from mlecov.functions import log_ndtr_derivatives
+from mlecov.kinds import Kind
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
-from mlecov.models.base import Model, build, constant_outcome, outside
+from mlecov.models.base import Model, build, constant_outcome, least_squares_start, outside
 
 Array = npt.NDArray[np.float64]
 
@@ -20,7 +23,7 @@ Array = npt.NDArray[np.float64]
 class Binary(Model):
     """Outcomes 0 and 1 with P(y = 1) = F(eta)."""
 
-    equations = {"mu": None}
+    equations: Mapping[str, Kind | None] = {"mu": None}
 
     @abstractmethod
     def probability(self, eta: Array) -> Array:
@@ -135,3 +138,136 @@ def logit(formula: Any, data: Any = None, **options: Any) -> IndexLikelihood:
     Reference: Greene (2018), section 17.3; McCullagh & Nelder (1989), chapter 4.
     """
     return build(Logit(), formula, data, **options)
+
+
+@dataclass(frozen=True)
+class Cloglog(Binary):
+    """P(y = 1) = 1 - exp(-exp(eta))."""
+
+    name = "cloglog"
+
+    def probability(self, eta: Array) -> Array:
+        return -np.expm1(-np.exp(eta))
+
+    def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
+        hit, rate = columns["y"] == 1, np.exp(eta[0])
+        value = np.where(hit, np.log(-np.expm1(-rate)), -rate)
+        if not order:
+            return value, None, None
+        ratio = rate / np.expm1(rate)
+        first = np.where(hit, ratio, -rate)[None]
+        if order < 2:
+            return value, first, None
+        # 1 - u - u / (exp(u) - 1) cancels near zero, where it is -u/2 - u^2/12 + u^4/720
+        near = rate < 1e-2
+        small = np.where(near, rate, 0.0)
+        series = -small * (0.5 + small / 12 - small**3 / 720)
+        curve = ratio * np.where(near, series, 1 - rate - ratio)
+        return value, first, np.where(hit, np.where(ratio > 0, curve, 0.0), -rate)[None]
+
+    def start(self, likelihood: IndexLikelihood) -> Array:
+        y = likelihood.columns["y"]
+        return least_squares_start(likelihood, np.where(y == 1, 0.5, -1.0))
+
+    has_expected = True  # type: ignore[assignment]
+
+    def expected(self, eta: Array, columns: Columns) -> Array:
+        rate = np.exp(eta[0])
+        return -(rate * (rate / np.expm1(rate)))[None]
+
+
+def cloglog(formula: Any, data: Any = None, **options: Any) -> IndexLikelihood:
+    """Return the likelihood of the complementary log-log model, P(y = 1 | x) = 1 - exp(-exp(x'b)).
+
+        log f = y log(1 - exp(-exp(x'b))) - (1 - y) exp(x'b)
+
+    The binary form of a proportional hazards model: with an `exposure`, an event within that time.
+    `oim` is Stata's `cloglog`; R's `glm(binomial("cloglog"))` reports the expected information (`eim`).
+
+    Parameters
+    ----------
+    formula, data, options :
+        "y ~ x1 + x2" and a frame, or arrays (y, X); y is 0 or 1. See `models.base.build`.
+
+    Reference: McCullagh & Nelder (1989), section 4.3; Prentice & Gloeckler (1978), Biometrics 34.
+
+    >>> cloglog(np.array([0.0, 1.0, 1.0]), np.ones((3, 1))).n_terms
+    3
+    """
+    return build(Cloglog(), formula, data, **options)
+
+
+@dataclass(frozen=True)
+class HeteroskedasticProbit(Binary):
+    """P(y = 1) = Phi(eta_0 exp(-eta_1)); eta_1 = log sigma has no constant."""
+
+    name = "heteroskedastic_probit"
+    equations = {"mu": None, "sigma": None}
+    without_constant = ("sigma",)
+
+    def probability(self, eta: Array) -> Array:
+        return np.asarray(special.ndtr(eta))
+
+    def index(self, eta: Array) -> Array:
+        """Return x'b / sigma (n,)."""
+        return eta[0] * np.exp(-eta[1])
+
+    def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
+        sign, scale = 2 * columns["y"] - 1, np.exp(-eta[1])
+        index = eta[0] * scale
+        found = log_ndtr_derivatives(sign * index, order)
+        if not order:
+            return found[0], None, None
+        slope = sign * found[1]
+        first = np.stack([slope * scale, -slope * index])
+        if order < 2:
+            return found[0], first, None
+        bend = found[2] * index + slope
+        return found[0], first, np.stack([found[2] * scale * scale, -bend * scale, bend * index])
+
+    def start(self, likelihood: IndexLikelihood) -> Array:
+        return least_squares_start(likelihood, 2.0 * likelihood.columns["y"] - 1.0)
+
+    has_expected = True  # type: ignore[assignment]
+
+    def expected(self, eta: Array, columns: Columns) -> Array:
+        scale, index = np.exp(-eta[1]), self.index(eta)
+        curve = -log_ndtr_derivatives(index, 1)[1] * log_ndtr_derivatives(-index, 1)[1]
+        return curve * np.stack([scale * scale, -scale * index, index * index])
+
+    def mean(self, eta: Array, columns: Columns) -> Array:
+        return self.probability(self.index(eta))
+
+    def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
+        return super().cdf(self.index(eta)[None], columns)
+
+    def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
+        return super().simulate(rng, self.index(eta)[None], columns)
+
+
+def heteroskedastic_probit(formula: str, data: Any = None, *, sigma: str | None = None, **options: Any) -> IndexLikelihood:
+    """Return the likelihood of the probit model whose errors have a standard deviation exp(z'g).
+
+        log f = log Phi((2y - 1) x'b / exp(z'g))
+
+    The second equation has no constant: the scale of b would not be identified (a constant written or
+    implied in `sigma` is left out). Stata's `hetprobit`, R's `glmx::hetglm`. g = 0 is the probit.
+
+    Parameters
+    ----------
+    formula, data, options :
+        "y ~ x1 + x2" and a frame; y is 0 or 1. See `models.base.build`.
+    sigma :
+        Formula of log sigma ("z1 + z2"), required.
+
+    Reference: Harvey (1976), Econometrica 44; Greene (2018), section 17.5.2.
+
+    >>> frame = {"y": np.array([0.0, 1.0, 1.0]), "x": np.arange(3.0)}
+    >>> heteroskedastic_probit("y ~ x", frame, sigma="x").space.labels
+    ('mu[Intercept]', 'mu[x]', 'sigma[x]')
+    """
+    if sigma is None:
+        raise SpecificationError(
+            "heteroskedastic_probit needs a formula for log sigma: sigma='z1 + z2'. Without one it is the probit."
+        )
+    return build(HeteroskedasticProbit(), formula, data, equations={"sigma": sigma}, **options)
