@@ -1,68 +1,555 @@
-"""Durations."""
+"""Duration models: exponential, weibull, lognormal, loglogistic, gompertz."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
+from mlecov.errors import SpecificationError
+from mlecov.functions import log_ndtr_derivatives
+from mlecov.kinds import positive, real
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
-from mlecov.models.base import Model, build, least_squares_start, outside
+from mlecov.models.base import outside
+from mlecov.models.duration_base import Duration, build_duration, require_form
+from mlecov.models.working import chain, common, regress, residuals, set_constant
 
 Array = npt.NDArray[np.float64]
+EULER = float(np.euler_gamma)
+LOG_SQRT_2PI = 0.5 * float(np.log(2 * np.pi))
+Standard = tuple[Array, Array, Array]
 
 
 @dataclass(frozen=True)
-class Exponential(Model):
-    """y ~ exponential with mean exp(eta)."""
+class Exponential(Duration):
+    """H(t) = t exp(-eta) ("aft", eta = log mean) or t exp(eta) ("ph", eta = log hazard)."""
 
+    form: str = "aft"
     name = "exponential"
     equations = {"mu": None}
 
-    def check(self, y: Array, columns: Columns) -> str | None:
+    @property
+    def sign(self) -> float:
+        """-1 where eta is a log duration, 1 where it is a log hazard."""
+        return -1.0 if self.form == "aft" else 1.0
+
+    def support(self, y: Array, exact: npt.NDArray[np.bool_]) -> str | None:
         return outside(y, y >= 0, "non-negative")
 
-    def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
-        ratio = columns["y"] * np.exp(-eta[0])
-        value = -eta[0] - ratio
+    def plain(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
+        rate = self.sign * eta[0]
+        hazard = columns["y"] * np.exp(rate)
+        event = columns.get("event", 1.0)
+        value = event * rate - hazard
         if not order:
             return value, None, None
-        return value, (ratio - 1.0)[None], -ratio[None] if order > 1 else None
+        return value, (self.sign * (event - hazard))[None], -hazard[None] if order > 1 else None
 
-    has_expected = True  # type: ignore[assignment]
+    def cumulative(self, eta: Array, t: Array, order: int) -> RowDerivatives:
+        hazard = t * np.exp(self.sign * eta[0])
+        if not order:
+            return hazard, None, None
+        return hazard, self.sign * hazard[None], hazard[None].copy() if order > 1 else None
+
+    def inverse(self, eta: Array, hazard: Array) -> Array:
+        return np.asarray(hazard * np.exp(-self.sign * eta[0]))
+
+    @property
+    def has_expected(self) -> bool:
+        return self.complete
 
     def expected(self, eta: Array, columns: Columns) -> Array:
         return np.full((1, eta.shape[1]), -1.0)
 
     def start(self, likelihood: IndexLikelihood) -> Array:
-        y = likelihood.columns["y"]
-        return least_squares_start(likelihood, np.log(y + 0.5 * y.mean() + 1e-300) - 0.5)
+        times, censoring = self.times(likelihood)
+        working = np.log(times + 0.5 * times.mean()) - 0.5 + censoring
+        return regress(likelihood, likelihood.space.start(), 0, -self.sign * working)
 
     def mean(self, eta: Array, columns: Columns) -> Array:
-        return np.exp(eta[0])
-
-    def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
-        found = -np.expm1(-columns["y"] * np.exp(-eta[0]))
-        return found, found
-
-    def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
-        return {"y": rng.exponential(np.exp(eta[0]))}
+        return np.exp(-self.sign * eta[0])
 
 
-def exponential(formula: Any, data: Any = None, **options: Any) -> IndexLikelihood:
-    """Return the likelihood of the exponential regression with mean exp(x'b).
+def exponential(
+    formula: Any,
+    data: Any = None,
+    *,
+    form: str = "aft",
+    event: Any = None,
+    upper: Any = None,
+    entry: Any = None,
+    **options: Any,
+) -> IndexLikelihood:
+    """Return the likelihood of the exponential regression: a constant hazard, mean duration exp(x'b).
 
-        log f = -mu - y exp(-mu),   mu = x'b = log E[y]
+        log f = -mu - y exp(-mu),   mu = x'b = log E[y]          (form="aft")
+        log f =  mu - y exp(mu),    mu = x'b = log hazard        (form="ph"; coefficients of opposite sign)
 
-    Stata's `streg, distribution(exponential)` reports the hazard form, coefficients of opposite sign.
+    Stata's `streg, distribution(exponential)` reports the hazard form, with `time` the other; its
+    log-likelihood adds the sum of log y over the events. R's `survreg` is the AFT form.
 
     Parameters
     ----------
-    formula, data, options :
-        As for `gaussian`; `exposure=` and `offset=` enter mu with coefficient one.
+    formula, data, event, upper, entry, options :
+        As for `weibull`; `exposure=` and `offset=` enter mu with coefficient one.
 
     Reference: Greene (2018), section 14.4; Kalbfleisch & Prentice (2002), section 2.2.1.
+
+    >>> import numpy as np
+    >>> exponential(np.array([1.0, 2.0, 4.0]), np.ones((3, 1)), event=np.array([1, 1, 0])).n_terms
+    3
     """
-    return build(Exponential(), formula, data, **options)
+    require_form("exponential", form)
+    return build_duration(
+        Exponential(form=form), formula, data, event=event, upper=upper, entry=entry, **options
+    )
+
+
+class LocationScale(Duration):
+    """Durations whose z = (log t - mu) / sigma has a standard law; predictors (mu, log sigma)."""
+
+    equations = {"mu": None, "sigma": positive()}
+    location: float
+    spread: float
+
+    @abstractmethod
+    def law(self, z: Array, event: Any, order: int) -> Standard:
+        """Return d log h0(z) - H0(z), first and second derivative, where h0 = H0' and d is the event."""
+
+    @abstractmethod
+    def hazard(self, z: Array, order: int) -> Standard:
+        """Return H0(z) and its first two derivatives."""
+
+    @abstractmethod
+    def quantile(self, hazard: Array) -> Array:
+        """Return the z at which H0(z) is `hazard`."""
+
+    @abstractmethod
+    def information(self) -> tuple[float, float, float]:
+        """Return the expected information of (mu, log sigma) at sigma = 1: entries (0,0), (0,1), (1,1)."""
+
+    def plain(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
+        scale = np.exp(-eta[1])
+        log_y = columns["log_y"]
+        z = (log_y - eta[0]) * scale
+        event = columns.get("event", 1.0)
+        value, slope, curve = self.law(z, event, order)
+        value = value - event * (eta[1] + log_y)
+        if not order:
+            return value, None, None
+        first, second = chain(z, scale, slope, curve if order > 1 else None)
+        first[1] -= event
+        return value, first, second
+
+    def cumulative(self, eta: Array, t: Array, order: int) -> RowDerivatives:
+        scale = np.exp(-eta[1])
+        z = (np.log(t) - eta[0]) * scale
+        value, slope, curve = self.hazard(z, order)
+        if not order:
+            return value, None, None
+        return value, *chain(z, scale, slope, curve if order > 1 else None)
+
+    def inverse(self, eta: Array, hazard: Array) -> Array:
+        return np.exp(eta[0] + np.exp(eta[1]) * self.quantile(hazard))
+
+    @property
+    def has_expected(self) -> bool:
+        return self.complete
+
+    def expected(self, eta: Array, columns: Columns) -> Array:
+        scale = np.exp(-eta[1])
+        place, mixed, spread = self.information()
+        return -np.stack([place * scale * scale, mixed * scale, np.full(len(scale), spread)])
+
+    def start(self, likelihood: IndexLikelihood) -> Array:
+        times, censoring = self.times(likelihood)
+        log_times = np.log(times)
+        theta = regress(likelihood, likelihood.space.start(), 0, log_times)
+        log_sigma = residuals(likelihood, theta, log_times)[1] - np.log(self.spread)
+        shift = np.exp(log_sigma) * (censoring - self.location)
+        theta = regress(likelihood, theta, 0, log_times + shift)
+        set_constant(likelihood, theta, 1, log_sigma)
+        return theta
+
+
+class Weibull(LocationScale):
+    """Extreme-value z: H0 = exp(z)."""
+
+    name = "weibull"
+    location, spread = -EULER, np.pi / np.sqrt(6)
+
+    def law(self, z: Array, event: Any, order: int) -> Standard:
+        hazard = np.exp(z)
+        return event * z - hazard, event - hazard, -hazard
+
+    def hazard(self, z: Array, order: int) -> Standard:
+        found = np.exp(z)
+        return found, found, found
+
+    def quantile(self, hazard: Array) -> Array:
+        return np.log(hazard)
+
+    def information(self) -> tuple[float, float, float]:
+        return 1.0, 1 - EULER, np.pi**2 / 6 + (1 - EULER) ** 2
+
+    def mean(self, eta: Array, columns: Columns) -> Array:
+        return np.exp(eta[0] + special.gammaln(1 + np.exp(eta[1])))
+
+
+@dataclass(frozen=True)
+class WeibullHazard(Duration):
+    """Proportional hazards h = a t^(a - 1) exp(eta_0), a = exp(eta_1)."""
+
+    name = "weibull"
+    equations = {"mu": None, "shape": positive()}
+
+    def plain(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
+        log_y = columns["log_y"]
+        power = np.exp(eta[1]) * log_y
+        hazard = np.exp(power + eta[0])
+        event = columns.get("event", 1.0)
+        value = event * (power + eta[0] + eta[1] - log_y) - hazard
+        if not order:
+            return value, None, None
+        slope = event - hazard
+        first = np.stack([slope, power * slope + event])
+        if order < 2:
+            return value, first, None
+        tilt = -power * hazard
+        return value, first, np.stack([-hazard, tilt, power * (slope + tilt)])
+
+    def cumulative(self, eta: Array, t: Array, order: int) -> RowDerivatives:
+        power = np.exp(eta[1]) * np.log(t)
+        hazard = np.exp(power + eta[0])
+        if not order:
+            return hazard, None, None
+        tilt = power * hazard
+        first = np.stack([hazard, tilt])
+        return hazard, first, np.stack([hazard, tilt, power * (hazard + tilt)]) if order > 1 else None
+
+    def inverse(self, eta: Array, hazard: Array) -> Array:
+        return np.exp((np.log(hazard) - eta[0]) * np.exp(-eta[1]))
+
+    @property
+    def has_expected(self) -> bool:
+        return self.complete
+
+    def expected(self, eta: Array, columns: Columns) -> Array:
+        # the AFT information carried over: mu = -eta_0 sigma, log sigma = -eta_1
+        place, slide = 1.0, 1 - EULER
+        mixed = slide - eta[0] * place
+        bend = np.pi**2 / 6 + (1 - EULER) ** 2 - 2 * eta[0] * slide + eta[0] ** 2 * place
+        return -np.stack([np.full(eta.shape[1], place), mixed, bend])
+
+    def start(self, likelihood: IndexLikelihood) -> Array:
+        times, censoring = self.times(likelihood)
+        log_times = np.log(times)
+        theta = regress(likelihood, likelihood.space.start(), 0, log_times)
+        log_shape = np.log(np.pi / np.sqrt(6)) - residuals(likelihood, theta, log_times)[1]
+        theta = regress(likelihood, theta, 0, -np.exp(log_shape) * log_times - EULER - censoring)
+        set_constant(likelihood, theta, 1, log_shape)
+        return theta
+
+    def mean(self, eta: Array, columns: Columns) -> Array:
+        sigma = np.exp(-eta[1])
+        return np.exp(-eta[0] * sigma + special.gammaln(1 + sigma))
+
+
+def weibull(
+    formula: Any,
+    data: Any = None,
+    *,
+    form: str = "aft",
+    event: Any = None,
+    upper: Any = None,
+    entry: Any = None,
+    sigma: str | None = None,
+    shape: str | None = None,
+    **options: Any,
+) -> IndexLikelihood:
+    """Return the likelihood of the Weibull regression, for durations that may be censored.
+
+        form="aft":  log T = x'b + sigma e, e extreme value; with z = (log t - x'b) / sigma
+                     log f = z - exp(z) - log sigma - log t,   log S = -exp(z)
+        form="ph":   hazard h = a t^(a - 1) exp(x'b), shape a = 1 / sigma, coefficients -b_aft / sigma
+
+    R's `survreg` is the AFT form (its "scale" is sigma). Stata's `streg, distribution(weibull)` is the
+    hazard form with shape p, and with `time` the AFT form; its log-likelihood leaves out the -log t of
+    the events. lambda and p of Greene are exp(-x'b) and 1 / sigma.
+
+    Parameters
+    ----------
+    formula, data :
+        "t ~ x1 + x2" and a frame, or arrays (t, X); t is the time of the event or of censoring.
+    event :
+        Column: 1 event at t, 0 right-censored at t, 2 left-censored (event in (0, t]), 3 event in
+        (t, upper]. Without it every row has its event at t, or in (t, upper] where upper is given.
+    upper :
+        Column of upper ends: equal to t for an event at t; missing or infinite for right-censoring.
+    entry :
+        Column of the times from which the rows are under observation (delayed entry).
+    sigma, shape :
+        Formula of log sigma (form="aft") or log shape (form="ph"), if it varies.
+    options :
+        `missing`, `offset`, weights: see `models.base.build`.
+
+    Reference: Kalbfleisch & Prentice (2002), chapters 2 and 3.
+
+    >>> import numpy as np
+    >>> weibull(np.array([1.0, 2.0, 4.0]), np.ones((3, 1)), event=np.array([1, 1, 0])).space.labels
+    ('mu[x0]', 'sigma')
+    """
+    require_form("weibull", form)
+    ends = {"event": event, "upper": upper, "entry": entry}
+    if form == "ph":
+        _refuse("sigma", sigma, "shape", form)
+        return build_duration(WeibullHazard(), formula, data, equations={"shape": shape}, **ends, **options)
+    _refuse("shape", shape, "sigma", form)
+    return build_duration(Weibull(), formula, data, equations={"sigma": sigma}, **ends, **options)
+
+
+class Lognormal(LocationScale):
+    """Normal z: H0 = -log Phi(-z)."""
+
+    name = "lognormal"
+    location, spread = 0.0, 1.0
+
+    def law(self, z: Array, event: Any, order: int) -> Standard:
+        value, slope, curve = -0.5 * z * z - LOG_SQRT_2PI, -z, np.full(len(z), -1.0)
+        if np.ndim(event):
+            rows = np.flatnonzero(event == 0)
+            tail = log_ndtr_derivatives(-z[rows], order)
+            value[rows] = tail[0]
+            if order:
+                slope[rows] = -tail[1]
+            if order > 1:
+                curve[rows] = tail[2]
+        return value, slope, curve
+
+    def hazard(self, z: Array, order: int) -> Standard:
+        tail = log_ndtr_derivatives(-z, order)
+        return -tail[0], tail[1] if order else z, -tail[2] if order > 1 else z
+
+    def quantile(self, hazard: Array) -> Array:
+        return np.asarray(-special.ndtri_exp(-hazard))
+
+    def information(self) -> tuple[float, float, float]:
+        return 1.0, 0.0, 2.0
+
+    def mean(self, eta: Array, columns: Columns) -> Array:
+        return np.exp(eta[0] + 0.5 * np.exp(2 * eta[1]))
+
+
+def lognormal(
+    formula: Any,
+    data: Any = None,
+    *,
+    event: Any = None,
+    upper: Any = None,
+    entry: Any = None,
+    sigma: str | None = None,
+    **options: Any,
+) -> IndexLikelihood:
+    """Return the likelihood of the lognormal regression, log T = x'b + sigma e, e ~ N(0, 1).
+
+        log f = log phi(z) - log sigma - log t,   log S = log Phi(-z),   z = (log t - x'b) / sigma
+
+    For durations that may be censored, and for positive outcomes in general: without censoring b and
+    sigma are those of `gaussian` for log t, and the log-likelihood that of t (less the sum of log t).
+    R: `survreg(dist = "lognormal")`; Stata: `streg, distribution(lognormal)`, which leaves out -log t.
+
+    Parameters
+    ----------
+    formula, data, event, upper, entry, sigma, options :
+        As for `weibull`.
+
+    Reference: Kalbfleisch & Prentice (2002), section 2.2.3.
+
+    >>> import numpy as np
+    >>> lognormal(np.array([1.0, 2.0, 4.0]), np.ones((3, 1))).space.labels
+    ('mu[x0]', 'sigma')
+    """
+    return build_duration(
+        Lognormal(), formula, data, event=event, upper=upper, entry=entry, equations={"sigma": sigma}, **options
+    )
+
+
+class Loglogistic(LocationScale):
+    """Logistic z: H0 = log(1 + exp(z))."""
+
+    name = "loglogistic"
+    location, spread = 0.0, np.pi / np.sqrt(3)
+
+    def law(self, z: Array, event: Any, order: int) -> Standard:
+        hazard, share, bend = self.hazard(z, order)
+        return event * z - (1 + event) * hazard, event - (1 + event) * share, -(1 + event) * bend
+
+    def hazard(self, z: Array, order: int) -> Standard:
+        small = np.exp(-np.abs(z))
+        part = 1.0 / (1.0 + small)
+        return np.maximum(z, 0.0) + np.log1p(small), np.where(z >= 0, part, small * part), small * part * part
+
+    def quantile(self, hazard: Array) -> Array:
+        return np.log(np.expm1(hazard))
+
+    def information(self) -> tuple[float, float, float]:
+        return 1 / 3, 0.0, (3 + np.pi**2) / 9
+
+    def mean(self, eta: Array, columns: Columns) -> Array:
+        sigma = np.exp(eta[1])
+        angle = np.pi * np.minimum(sigma, 1.0)
+        with np.errstate(divide="ignore"):
+            return np.where(sigma < 1, np.exp(eta[0]) * angle / np.sin(angle), np.inf)
+
+
+def loglogistic(
+    formula: Any,
+    data: Any = None,
+    *,
+    event: Any = None,
+    upper: Any = None,
+    entry: Any = None,
+    sigma: str | None = None,
+    **options: Any,
+) -> IndexLikelihood:
+    """Return the likelihood of the log-logistic regression, log T = x'b + sigma e, e logistic.
+
+        log f = z - 2 log(1 + exp(z)) - log sigma - log t,   log S = -log(1 + exp(z)),
+        z = (log t - x'b) / sigma
+
+    The odds of failure by t are proportional; the hazard rises and falls where sigma < 1. Stata's
+    `streg, distribution(loglogistic)` calls sigma "gamma"; R: `survreg(dist = "loglogistic")`.
+
+    Parameters
+    ----------
+    formula, data, event, upper, entry, sigma, options :
+        As for `weibull`.
+
+    Reference: Kalbfleisch & Prentice (2002), section 2.2.4.
+
+    >>> import numpy as np
+    >>> loglogistic(np.array([1.0, 2.0, 4.0]), np.ones((3, 1))).space.labels
+    ('mu[x0]', 'sigma')
+    """
+    return build_duration(
+        Loglogistic(), formula, data, event=event, upper=upper, entry=entry, equations={"sigma": sigma}, **options
+    )
+
+
+def _growth(x: Array, order: int) -> list[Array]:
+    """Return E(x) = (exp(x) - 1) / x and its first `order` derivatives."""
+    found = [np.asarray(special.exprel(x))]
+    near = np.flatnonzero(np.abs(x) < 0.5)
+    for j in range(1, order + 1):
+        # x E^(j) + j E^(j-1) = exp(x); near zero the series sum_i x^i / (i! (i + j + 1))
+        part = np.where(x == 0, 1.0, x)
+        value = (np.exp(x) - j * found[-1]) / part
+        if len(near):
+            small, total = x[near], np.zeros(len(near))
+            for i in range(15, -1, -1):
+                total = total * small / (i + 1) + 1.0 / (i + j + 1)
+            value[near] = total
+        found.append(value)
+    return found
+
+
+@dataclass(frozen=True)
+class Gompertz(Duration):
+    """Proportional hazards h = exp(eta_0 + g t), g = eta_1: H = exp(eta_0) t E(g t)."""
+
+    name = "gompertz"
+    equations = {"mu": None, "gamma": real()}
+
+    def plain(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
+        y, event = columns["y"], columns.get("event", 1.0)
+        value, first, second = self.cumulative(eta, y, order)
+        value = event * (eta[0] + eta[1] * y) - value
+        if first is None:
+            return value, None, None
+        first *= -1.0
+        first[0] += event
+        first[1] += event * y
+        return value, first, None if second is None else -second
+
+    def cumulative(self, eta: Array, t: Array, order: int) -> RowDerivatives:
+        growth = _growth(eta[1] * t, order)
+        power = t * np.exp(eta[0])
+        value = power * growth[0]
+        if not order:
+            return value, None, None
+        tilt = power * t * growth[1]
+        if order < 2:
+            return value, np.stack([value, tilt]), None
+        return value, np.stack([value, tilt]), np.stack([value, tilt, power * t * t * growth[2]])
+
+    def inverse(self, eta: Array, hazard: Array) -> Array:
+        scaled = hazard * np.exp(-eta[0])
+        drift = common(eta[1])
+        inside = drift * scaled
+        # log1p(x) / x of x = g H exp(-eta); beyond -1 the event never happens
+        safe = np.where((inside == 0) | (inside <= -1), 1.0, inside)
+        found = scaled * np.where(inside == 0, 1.0, np.log1p(safe) / safe)
+        return np.where(inside > -1, found, np.inf)
+
+    def support(self, y: Array, exact: npt.NDArray[np.bool_]) -> str | None:
+        return outside(y, y >= 0, "non-negative")
+
+    def start(self, likelihood: IndexLikelihood) -> Array:
+        times, censoring = self.times(likelihood)
+        working = np.log(times + 0.5 * times.mean()) - 0.5 + censoring
+        return regress(likelihood, likelihood.space.start(), 0, -working)
+
+    def mean(self, eta: Array, columns: Columns) -> Array:
+        drift = np.broadcast_to(eta[1], eta[0].shape)
+        with np.errstate(all="ignore"):
+            ratio = np.exp(eta[0]) / drift
+            grows = np.exp(ratio) * special.exp1(ratio) / drift
+        return np.where(drift > 0, grows, np.where(drift == 0, np.exp(-eta[0]), np.inf))
+
+
+def gompertz(
+    formula: Any,
+    data: Any = None,
+    *,
+    event: Any = None,
+    upper: Any = None,
+    entry: Any = None,
+    gamma: str | None = None,
+    **options: Any,
+) -> IndexLikelihood:
+    """Return the likelihood of the Gompertz regression: log hazard x'b + gamma t (proportional hazards).
+
+        log f = x'b + g t - H(t),   log S = -H(t),   H(t) = exp(x'b) (exp(g t) - 1) / g
+
+    With g < 0 a share exp(exp(x'b) / g) never has the event; g = 0 is the exponential. Stata's
+    `streg, distribution(gompertz)` has the same parameters (its log-likelihood adds log t of the
+    events); R's `flexsurvreg` calls exp(x'b) the rate and g the shape.
+
+    Parameters
+    ----------
+    formula, data, event, upper, entry, options :
+        As for `weibull`.
+    gamma :
+        Formula of gamma, if it varies.
+
+    Reference: Kalbfleisch & Prentice (2002), section 2.2; Gompertz (1825).
+
+    >>> import numpy as np
+    >>> gompertz(np.array([1.0, 2.0, 4.0]), np.ones((3, 1))).space.labels
+    ('mu[x0]', 'gamma')
+    """
+    return build_duration(
+        Gompertz(), formula, data, event=event, upper=upper, entry=entry, equations={"gamma": gamma}, **options
+    )
+
+
+def _refuse(name: str, formula: str | None, other: str, form: str) -> None:
+    """Raise where a formula was given for the ancillary parameter of the other form."""
+    if formula is not None:
+        raise SpecificationError(
+            f"weibull: with form={form!r} the ancillary parameter is {other!r}, not {name!r}; give {other}={formula!r}."
+        )
