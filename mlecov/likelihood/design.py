@@ -120,10 +120,24 @@ class TabmatDesign(Design):
         return int(self.matrix.shape[0])
 
     def rows(self, start: int, stop: int) -> Array:
-        return np.asarray(self.matrix[start:stop, :].toarray(), dtype=float)
+        block = np.empty((stop - start, self.matrix.shape[1]))
+        for part, where in zip(self._parts(), self._indices(), strict=True):
+            if isinstance(part, tabmat.DenseMatrix):
+                block[:, where] = part.unpack()[start:stop]
+            else:
+                block[:, where] = part[start:stop, :].toarray()
+        return block
 
     def take(self, rows: npt.NDArray[np.intp]) -> TabmatDesign:
-        return TabmatDesign(self.matrix[rows, :])
+        parts = [
+            tabmat.DenseMatrix(np.asfortranarray(part.unpack()[rows]))
+            if isinstance(part, tabmat.DenseMatrix)
+            else part[rows, :]
+            for part in self._parts()
+        ]
+        if not isinstance(self.matrix, tabmat.SplitMatrix):
+            return TabmatDesign(parts[0])
+        return TabmatDesign(tabmat.SplitMatrix(parts, self._indices()))
 
     def _columns(self, equation: Equation) -> npt.NDArray[np.intp]:
         columns = equation.columns
