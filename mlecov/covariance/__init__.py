@@ -1,7 +1,25 @@
 """Covariance estimators, written once against evaluations and scores."""
 
+from mlecov.covariance import cluster, leverage
 from mlecov.covariance.covariance import Covariance
+from mlecov.covariance.requests import EWC, HAC, HC, Cluster, Conley, DriscollKraay, Jackknife, Survey
 from mlecov.covariance.sandwich import covariance
 from mlecov.covariance.specs import Given, Spec, parse
 
-__all__ = ["Covariance", "Given", "Spec", "covariance", "parse"]
+__all__ = [
+    "EWC",
+    "HAC",
+    "HC",
+    "Cluster",
+    "Conley",
+    "Covariance",
+    "DriscollKraay",
+    "Given",
+    "Jackknife",
+    "Spec",
+    "Survey",
+    "cluster",
+    "covariance",
+    "leverage",
+    "parse",
+]

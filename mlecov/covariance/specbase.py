@@ -1,0 +1,51 @@
+"""What all covariance requests share: the base of the specs and the checks of their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy.typing as npt
+
+from mlecov.errors import CovarianceError, suggestion
+
+SmallSample = Literal["default", "none", "stata", "statsmodels", "sandwich", "fixest"]
+CONVENTIONS = ("default", "none", "stata", "statsmodels", "sandwich", "fixest")
+Label = str | npt.NDArray[Any] | Sequence[Any]
+Curvature = Literal["observed", "expected"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A request for a covariance: what to compute, before any data are seen."""
+
+    name: ClassVar[str] = ""
+
+    @property
+    def column(self) -> str:
+        """Short text that heads a column of standard errors."""
+        return self.name
+
+
+def check_convention(small_sample: str) -> None:
+    """Raise CovarianceError for an unknown small-sample convention."""
+    if small_sample not in CONVENTIONS:
+        raise CovarianceError(
+            f"small_sample={small_sample!r} is not known.{suggestion(small_sample, list(CONVENTIONS))}"
+        )
+
+
+def choose(argument: str, value: Any, known: Sequence[Any]) -> None:
+    """Raise CovarianceError unless `value` is one of `known`."""
+    if value not in known:
+        shown = ", ".join(repr(item) for item in known)
+        raise CovarianceError(f"{argument}={value!r} is not known; expected one of {shown}.")
+
+
+def label_of(group: Any, default: str) -> str:
+    """Return the name of a column, of a Series, or `default` for a bare array."""
+    if isinstance(group, str):
+        return group
+    name = getattr(group, "name", None)
+    return default if name is None else str(name)
