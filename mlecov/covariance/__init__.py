@@ -1,6 +1,6 @@
 """Covariance estimators, written once against evaluations and scores."""
 
-from mlecov.covariance import cluster, leverage
+from mlecov.covariance import cluster, conley, hac, jackknife, leverage, survey
 from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.requests import EWC, HAC, HC, Cluster, Conley, DriscollKraay, Jackknife, Survey
 from mlecov.covariance.sandwich import covariance
@@ -19,7 +19,11 @@ __all__ = [
     "Spec",
     "Survey",
     "cluster",
+    "conley",
     "covariance",
+    "hac",
+    "jackknife",
     "leverage",
     "parse",
+    "survey",
 ]

@@ -20,7 +20,7 @@ from mlecov.data import Weights
 from mlecov.errors import CovarianceError
 from mlecov.lazy import lazy
 from mlecov.likelihood.scores import DenseScores, Scores
-from mlecov.optimize.record import Optimum
+from mlecov.optimum import Optimum
 
 fft = lazy("scipy.fft")
 

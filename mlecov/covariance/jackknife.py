@@ -23,7 +23,7 @@ from mlecov.covariance.specbase import label_of
 from mlecov.errors import CovarianceError, listing
 from mlecov.likelihood.base import Evaluation, Likelihood
 from mlecov.linalg import try_factor
-from mlecov.optimize.record import Optimum
+from mlecov.optimum import Optimum
 
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
