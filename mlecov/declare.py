@@ -360,8 +360,10 @@ def _with_engine(
     raw = declaration.space.raw(declaration.space.start())
     traceable = own[0] is None and _traceable(call, raw, columns, declaration.n_terms)
     by_rows = declaration.rows.unit is None and not declaration.drop_first
-    if by_rows and separable is not False:
-        by_rows = _verify_rows(declaration, call, columns, traceable, demanded=separable is True)
+    if by_rows:
+        by_rows = separable is not False and _verify_rows(
+            declaration, call, columns, traceable, demanded=separable is True
+        )
     elif separable and declaration.drop_first:
         raise SeparabilityError("separable=True can not hold with drop_first=: terms are conditioned on other rows.")
     if own[0] is not None:
