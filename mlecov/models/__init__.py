@@ -16,6 +16,10 @@ HOMES: dict[str, str] = {
     "lognormal": "duration",
     "loglogistic": "duration",
     "gompertz": "duration",
+    "tobit": "limited",
+    "interval_regression": "limited",
+    "truncated_regression": "limited",
+    "heckman": "selection",
     "probit": "binary",
     "logit": "binary",
     "poisson": "count",
@@ -32,6 +36,8 @@ HOMES: dict[str, str] = {
     "truncated_poisson": "count_zeros",
     "truncated_nb2": "count_zeros",
     "garch": "volatility",
+    "ar": "time_series",
+    "arma": "time_series",
 }
 """Model name -> the module of this package that defines it."""
 
