@@ -14,15 +14,17 @@ from mlecov.errors import (
     ConvergenceError,
     ConvergenceWarning,
     IdentificationError,
+    MlecovError,
     SeparationError,
     SpecificationError,
     suggestion,
 )
 from mlecov.likelihood.base import Evaluation, Likelihood, require_finite
-from mlecov.linalg import describe_singular, try_factor
+from mlecov.linalg import describe_singular
 from mlecov.optimize.newton import Loop, direction, evaluate, newton_loop
 from mlecov.optimize.quasi_newton import METHODS, minimize_negative
 from mlecov.optimize.record import Monitor
+from mlecov.optimize.separation import find_separation
 from mlecov.optimum import Optimum, Record, Step
 from mlecov.optimize.start import first_evaluation, improve
 from mlecov.parameters import LinearKind, restriction
@@ -34,6 +36,8 @@ NEWTON_METHODS = ("newton", "fisher", "bhhh")
 CONVERGED = 1e-10
 """g' I^-1 g below which a point counts as the maximum (twice the log-likelihood still to gain)."""
 POLISHED = 1e-20
+MANY_TERMS = 100_000
+"""Terms from which a fit on a random fraction of them comes first."""
 
 
 def parse_method(method: Method) -> list[tuple[str, int | None]]:
@@ -115,6 +119,7 @@ def maximize(
     try:
         evaluation = first_evaluation(likelihood, theta, declared)
         _refuse_collinear(likelihood, evaluation)
+        evaluation = _nearer(likelihood, evaluation, plan, monitor)
         loop = _run(likelihood, evaluation, plan, monitor, max_iter)
         return _finish(likelihood, loop, evaluation.theta, plan, monitor, polish)
     finally:
@@ -149,13 +154,39 @@ def _start(likelihood: Likelihood, start: Mapping[str, Any] | Array | None) -> t
     return theta, given
 
 
+def _nearer(
+    likelihood: Likelihood, evaluation: Evaluation, plan: list[tuple[str, int | None]], monitor: Monitor
+) -> Evaluation:
+    """Return the evaluation at the maximum of a random fraction of the terms, where it is higher.
+
+    On many terms that saves full passes: the fraction's maximum is within a few standard errors of
+    its own, from where Newton needs two steps.
+    """
+    n = likelihood.n_terms
+    if plan[0][0] != "newton" or not likelihood.separable or n < MANY_TERMS or likelihood.rows.unit is not None:
+        return evaluation
+    count = max(n // 40, 500 * likelihood.space.k)
+    if count > n // 4:
+        return evaluation
+    chosen = np.sort(np.random.default_rng(0).choice(n, count, replace=False))
+    try:
+        part = likelihood.subset(chosen)
+        first = part.evaluate(evaluation.theta, order=2)
+        loop = newton_loop(part, first, "newton", Monitor(), 20, 1e-6)
+    except MlecovError:  # the fraction may lack a category or variation: start where we were
+        return evaluation
+    monitor.evaluations += 1
+    found = likelihood.evaluate(loop.evaluation.theta, order=2)
+    return found if found.is_finite and found.loglike > evaluation.loglike else evaluation
+
+
 def _is_default(kind: Any) -> bool:
     """Tell whether a kind's start is the one of a bare declaration (0, positive() at 1, ...)."""
     return bool(np.all(kind.start_free() == kind.default_free()))
 
 
 def _refuse_collinear(likelihood: Likelihood, evaluation: Evaluation) -> None:
-    if try_factor(evaluation.information) is not None:
+    if evaluation.factor is not None:
         return
     sentence = likelihood.singular_columns()
     if sentence is not None:
@@ -213,7 +244,7 @@ def _finish(
     require_finite(likelihood, evaluation, "where the optimiser stopped")
     limit = "iteration limit" in loop.reason
     if polish and not limit:
-        _refuse_flat(likelihood, evaluation, loop)
+        _refuse_flat(likelihood, evaluation)
         count = 12 if loop.converged else 30
         final = newton_loop(likelihood, evaluation, "newton", monitor, count, POLISHED)
         evaluation, polished = final.evaluation, True
@@ -221,7 +252,7 @@ def _finish(
         evaluation = likelihood.evaluate(evaluation.theta, order=2, scores=True)
         monitor.evaluations += 1
     assert evaluation.gradient is not None
-    _, decrement, definite = direction(evaluation.information, evaluation.gradient)
+    _, decrement, definite = direction(likelihood, evaluation, "newton")
     diagonal = np.sqrt(np.abs(np.diag(evaluation.information))) + 1e-300
     gradient = float(np.max(np.abs(evaluation.gradient) / diagonal, initial=0.0))
     converged = definite and decrement <= CONVERGED and gradient <= 1e-4 and not (limit and not loop.converged)
@@ -245,21 +276,13 @@ def _finish(
     return Optimum(likelihood, evaluation.theta, evaluation, record)
 
 
-def _refuse_flat(likelihood: Likelihood, evaluation: Evaluation, loop: Loop) -> None:
+def _refuse_flat(likelihood: Likelihood, evaluation: Evaluation) -> None:
     """Raise SeparationError where the likelihood rises for ever along a direction."""
-    sentence = likelihood.separation(evaluation.theta)
-    if sentence is None:
-        return
-    factor = try_factor(evaluation.information)
-    size = np.abs(evaluation.theta).max(initial=0)
-    if factor is None or factor.condition > 1e9 or sentence.startswith("the outcomes of all") or size > 1e6:
-        _, vectors = np.linalg.eigh(evaluation.information)
-        names = likelihood.space.free_labels
-        main = [names[i] for i in np.argsort(-np.abs(vectors[:, 0]))[:3] if abs(vectors[i, 0]) > 0.1]
+    found = find_separation(likelihood, evaluation.theta, evaluation.scores)
+    if found is not None:
         raise SeparationError(
-            f"the maximum does not exist: {sentence} and the log-likelihood keeps rising along a combination of "
-            f"{', '.join(main)} (complete or quasi-complete separation). Drop or combine the columns named, or use "
-            "a bias-reduced fit."
+            f"the maximum does not exist: {found.sentence()}, and the log-likelihood keeps rising along it. Drop or "
+            "combine the columns named, or use bias_reduced(likelihood), whose estimates are finite."
         )
 
 
