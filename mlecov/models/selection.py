@@ -1,0 +1,219 @@
+"""Sample selection: the heckman model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from mlecov.data import is_missing, numeric, open_table
+from mlecov.errors import SpecificationError
+from mlecov.formulas import parse
+from mlecov.functions import log_ndtr_derivatives
+from mlecov.kinds import interval, positive
+from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
+from mlecov.models.base import Model, build
+from mlecov.models.ends import change_outcome
+from mlecov.models.working import regress, set_constant
+
+Array = npt.NDArray[np.float64]
+LOG_SQRT_2PI = 0.5 * float(np.log(2 * np.pi))
+
+
+@dataclass(frozen=True)
+class Heckman(Model):
+    """Outcome y = mu + sigma e seen where select + u > 0; corr(e, u) = rho = tanh(c), 2c the fourth predictor.
+
+    With e = (y - mu)/sigma and h = (select + rho e)/sqrt(1 - rho^2) = select cosh c + e sinh c, a row
+    seen contributes log phi(e) - log sigma + log Phi(h), another log Phi(-select).
+    """
+
+    name = "heckman"
+    equations = {"mu": None, "select": None, "sigma": positive(), "rho": interval(-1, 1)}
+
+    def check(self, y: Array, columns: Columns) -> str | None:
+        seen = columns["selected"]
+        if not np.isin(seen, (0, 1)).all():
+            bad = int(np.argmin(np.isin(seen, (0, 1))))
+            return f"needs a selection that is 0 or 1; it is {seen[bad]:g} in row {bad}."
+        if (seen == seen[0]).all():
+            which = "every" if seen[0] else "no"
+            return f"is seen in {which} row: there is no selection to model. Use gaussian."
+        return None
+
+    def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
+        seen = columns["selected"] == 1
+        rows, others = np.flatnonzero(seen), np.flatnonzero(~seen)
+        n = eta.shape[1]
+        value = np.empty(n)
+        first = np.zeros((4, n)) if order else None
+        second = np.zeros((10, n)) if order > 1 else None
+        missing = log_ndtr_derivatives(-eta[1, others], order)
+        value[others] = missing[0]
+        if first is not None:
+            first[1, others] = -missing[1]
+        if second is not None:
+            second[4, others] = missing[2]
+        for whole, piece in zip((value, first, second), _seen(eta[:, rows], columns["y"][rows], order), strict=True):
+            if whole is not None:
+                whole[..., rows] = piece
+        return value, first, second
+
+    def start(self, likelihood: IndexLikelihood) -> Array:
+        """Heckman's two steps: probit by Fisher scoring, then least squares on x and the Mills ratio."""
+        columns, n = likelihood.columns, likelihood.n_terms
+        seen = columns["selected"]
+        sign = 2 * seen - 1
+        theta = likelihood.space.start()
+        share = float(np.clip(seen.mean(), 0.01, 0.99))
+        set_constant(likelihood, theta, 1, float(special.ndtri(share)))
+        for _ in range(6):
+            index = likelihood.predictors(theta, 0, n)[1]
+            slope = sign * log_ndtr_derivatives(sign * index, 1)[1]
+            weight = log_ndtr_derivatives(index, 1)[1] * log_ndtr_derivatives(-index, 1)[1]
+            theta = regress(likelihood, theta, 1, index + slope / weight, weight)
+        index = likelihood.predictors(theta, 0, n)[1]
+        _, mills, curve = log_ndtr_derivatives(index, 2)
+        y = columns["y"]
+        theta = regress(likelihood, theta, 0, y, seen)
+        # partial regression of the outcome on the Mills ratio, given x
+        on_x = regress(likelihood, theta, 0, mills, seen)
+        rest = seen * (y - likelihood.predictors(theta, 0, n)[0])
+        part = seen * (mills - likelihood.predictors(on_x, 0, n)[0])
+        slope = float(rest @ part / max(part @ part, 1e-300))
+        spread = float(((rest - slope * part) ** 2).sum() / seen.sum()) or 1.0
+        # var(e | seen) = sigma^2 (1 + rho^2 m'), m' = -m (m + index) < 0
+        sigma = np.sqrt(max(spread - slope * slope * float((seen * curve).sum() / seen.sum()), 0.25 * spread))
+        rho = float(np.clip(slope / sigma, -0.9, 0.9))
+        theta = regress(likelihood, theta, 0, y - rho * sigma * mills, seen)
+        set_constant(likelihood, theta, 2, float(np.log(sigma)))
+        set_constant(likelihood, theta, 3, 2 * float(np.arctanh(rho)))
+        return theta
+
+    def mean(self, eta: Array, columns: Columns) -> Array:
+        return np.asarray(eta[0])
+
+    def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
+        none = special.ndtr(-eta[1])
+        return np.where(columns["selected"] == 1, none, 0.0), np.where(columns["selected"] == 1, 1.0, none)
+
+    def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
+        u, w = rng.standard_normal((2, eta.shape[1]))
+        rho = np.tanh(0.5 * eta[3])
+        seen = eta[1] + u > 0
+        y = eta[0] + np.exp(eta[2]) * (rho * u + np.sqrt(1 - rho * rho) * w)
+        return {"y": np.where(seen, y, 0.0), "selected": seen.astype(float)}
+
+
+def _seen(eta: Array, y: Array, order: int) -> RowDerivatives:
+    """Return the contribution of rows whose outcome is seen, with derivatives in all four predictors."""
+    scale, half = np.exp(-eta[2]), 0.5 * eta[3]
+    sinh, cosh = np.sinh(half), np.cosh(half)
+    e = (y - eta[0]) * scale
+    h = eta[1] * cosh + e * sinh
+    found = log_ndtr_derivatives(h, order)
+    value = found[0] - 0.5 * e * e - LOG_SQRT_2PI - eta[2]
+    if not order:
+        return value, None, None
+    slope = found[1]
+    turn = 0.5 * (eta[1] * sinh + e * cosh)  # d h / d rho's coordinate
+    steps = np.stack([-sinh * scale, cosh, -e * sinh, turn])  # d h / d eta
+    first = slope * steps
+    first[0] += e * scale
+    first[2] += e * e - 1
+    if order < 2:
+        return value, first, None
+    curve = found[2]
+    second = np.empty((10, len(y)))
+    place = 0
+    for a in range(4):
+        scaled = curve * steps[a]
+        for b in range(a, 4):
+            np.multiply(scaled, steps[b], out=second[place])
+            place += 1
+    # slope times d2 h: order (0,0) (0,1) (0,2) (0,3) (1,1) (1,2) (1,3) (2,2) (2,3) (3,3)
+    second[0] -= scale * scale
+    second[2] += scale * (slope * sinh - 2 * e)
+    second[3] -= 0.5 * slope * scale * cosh
+    second[6] += 0.5 * slope * sinh
+    second[7] += e * (slope * sinh - 2 * e)
+    second[8] -= 0.5 * slope * e * cosh
+    second[9] += 0.25 * slope * h
+    return value, first, second
+
+
+def heckman(
+    formula: Any,
+    data: Any = None,
+    *,
+    select: Any,
+    sigma: str | None = None,
+    rho: str | None = None,
+    **options: Any,
+) -> IndexLikelihood:
+    """Return the likelihood of the linear regression whose outcome is seen for selected rows alone.
+
+        y = x'b + sigma e, seen where z'g + u > 0;   (e, u) standard normal with correlation rho
+        not seen:  log Phi(-z'g)
+        seen:      log phi(e) - log sigma + log Phi((z'g + rho e) / sqrt(1 - rho^2)),   e = (y - x'b) / sigma
+
+    Full maximum likelihood, not two-step. Stata's `heckman` reports athrho = atanh(rho) and lnsigma
+    with the observed information (`oim`); R's `sampleSelection::selection` likewise, its published
+    tables BHHH (`opg`). `mean` is x'b, of all rows, selected or not.
+
+    Parameters
+    ----------
+    formula, data :
+        "y ~ x1 + x2" and a frame; y may be missing, or anything at all, in rows not selected.
+        Regressors must be there in every row.
+    select :
+        Formula of selection, "seen ~ z1 + z2": seen is 0 or 1. Without a left-hand side, rows with a
+        missing y are those not selected.
+    sigma, rho :
+        Formulas of log sigma and of 2 atanh(rho), if they vary.
+    options :
+        `missing`, `offset`, weights: see `models.base.build`.
+
+    Reference: Heckman (1979), Econometrica 47, 153-161; Amemiya (1985), section 10.7.
+
+    Example
+    -------
+    >>> import mlecov as ml
+    >>> mroz = ml.load("mroz")
+    >>> lik = ml.models.heckman("wage ~ education + city", mroz, select="lfp ~ education + age")
+    >>> lik.space.labels[-2:]
+    ('sigma', 'rho')
+    """
+    if not isinstance(formula, str) or not isinstance(select, str):
+        raise SpecificationError(
+            "heckman needs formulas and a frame: heckman('wage ~ educ', data, select='works ~ educ + kids')."
+        )
+    table = open_table(data)
+    chosen = parse(select)
+    left = parse(formula).left
+    if chosen.left is not None:
+        raw = table.raw(chosen.left)
+        missing = is_missing(raw)
+        seen = numeric(chosen.left, np.where(missing, 0, raw) if missing.any() else raw)
+        seen = np.where(missing, np.nan, seen)
+    elif left is not None and left in table:
+        seen = 1.0 - is_missing(table.raw(left))
+    else:
+        raise SpecificationError(
+            f"heckman: select={select!r} has no left-hand side and the outcome {left!r} is no column that could be "
+            "missing; write select='seen ~ ...' with a column that is 0 or 1."
+        )
+    observed = seen == 1
+
+    def blank(values: Array) -> Array:
+        return np.where(seen == 0, 0.0, values)
+
+    formula, table = change_outcome(formula, table, blank, observed)
+    label = f"selected={chosen.left or left}"
+    table = type(table)({**table.columns, label: seen}, table.n_rows, table.labels)
+    right = select.split("~", 1)[-1]
+    equations = {"select": right, "sigma": sigma, "rho": rho}
+    return build(Heckman(), formula, table, equations=equations, columns={"selected": label}, **options)
