@@ -11,6 +11,9 @@ HOMES: dict[str, str] = {
     "student_t": "continuous",
     "gamma": "continuous",
     "beta": "continuous",
+    "gev": "extreme",
+    "generalized_pareto": "extreme",
+    "frontier": "inefficiency",
     "exponential": "duration",
     "weibull": "duration",
     "lognormal": "duration",
@@ -46,6 +49,7 @@ HOMES: dict[str, str] = {
     "garch": "volatility",
     "ar": "time_series",
     "arma": "time_series",
+    "markov_switching": "switching",
 }
 """Model name -> the module of this package that defines it."""
 

@@ -1,0 +1,205 @@
+"""Stochastic frontiers: normal noise and one-sided inefficiency."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlecov.errors import ConvergenceError, SpecificationError
+from mlecov.functions import log_ndtr_derivatives
+from mlecov.kinds import positive
+from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
+from mlecov.models.base import Model, build
+from mlecov.models.working import regress, residuals, row_weights, set_constant
+
+Array = npt.NDArray[np.float64]
+LOG_HALF_PI = 0.5 * float(np.log(2 / np.pi))
+
+
+@dataclass(frozen=True)
+class Frontier(Model):
+    """y = mu + v - s u, v normal, u >= 0, s = 1 (production) or -1 (cost); predictors (mu, log sv, log su)."""
+
+    sign: float = 1.0
+    equations = {"mu": None, "sigma_v": positive(), "sigma_u": positive()}
+
+    def check(self, y: Array, columns: Columns) -> str | None:
+        return None
+
+    @abstractmethod
+    def moments(self) -> tuple[float, float, float]:
+        """Return mean, variance and third central moment of u at sigma_u = 1."""
+
+    def start(self, likelihood: IndexLikelihood) -> Array:
+        """Corrected least squares: sigma_u from the third moment of the residuals, which u skews."""
+        y = likelihood.columns["y"]
+        theta = regress(likelihood, likelihood.space.start(), 0, y)
+        rest, log_spread = residuals(likelihood, theta, y)
+        w = row_weights(likelihood)
+        third = -self.sign * float(w @ rest**3 / w.sum())
+        if third <= 0:
+            side, name = ("left", "production") if self.sign > 0 else ("right", "cost")
+            raise ConvergenceError(
+                f"{self.name}: the least-squares residuals are not skewed to the {side}, as a {name} frontier's are "
+                f"(third moment {-self.sign * third:.3g}). The likelihood then has its maximum at sigma_u = 0, that is, "
+                "least squares (Waldman 1982). Look at cost= and the specification, or give start= to search elsewhere."
+            )
+        mean, variance, skew = self.moments()
+        total = float(np.exp(2 * log_spread))
+        sigma_u = min(float(np.cbrt(third / skew)), float(np.sqrt(0.95 * total / variance)))
+        theta = regress(likelihood, theta, 0, y + self.sign * mean * sigma_u)
+        set_constant(likelihood, theta, 1, 0.5 * float(np.log(total - variance * sigma_u**2)))
+        set_constant(likelihood, theta, 2, float(np.log(sigma_u)))
+        return theta
+
+    def mean(self, eta: Array, columns: Columns) -> Array:
+        return np.asarray(eta[0] - self.sign * self.moments()[0] * np.exp(eta[2]))
+
+    @abstractmethod
+    def inefficiency(self, rng: np.random.Generator, n: int) -> Array:
+        """Return n draws of u at sigma_u = 1."""
+
+    def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
+        noise = np.exp(eta[1]) * rng.standard_normal(eta.shape[1])
+        return {"y": eta[0] + noise - self.sign * np.exp(eta[2]) * self.inefficiency(rng, eta.shape[1])}
+
+
+class HalfNormalFrontier(Frontier):
+    """u = |N(0, su^2)|."""
+
+    name = "frontier"
+
+    def moments(self) -> tuple[float, float, float]:
+        mean = float(np.sqrt(2 / np.pi))
+        return mean, 1 - 2 / np.pi, mean * (4 / np.pi - 1)
+
+    def inefficiency(self, rng: np.random.Generator, n: int) -> Array:
+        return np.abs(rng.standard_normal(n))
+
+    def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
+        # with S = sv^2 + su^2, e = y - mu and q = s e su / (sv sqrt S):
+        # l = log(2/pi)/2 - log(S)/2 - e^2/(2 S) + log Phi(-q)
+        e = columns["y"] - eta[0]
+        v, u = np.exp(2 * eta[1]), np.exp(2 * eta[2])
+        total = v + u
+        ratio = np.exp(eta[2] - eta[1]) / np.sqrt(total)
+        q = self.sign * e * ratio
+        found = log_ndtr_derivatives(-q, order)
+        inverse = 1 / total
+        square = e * e * inverse
+        value = LOG_HALF_PI - 0.5 * (np.log(total) + square) + found[0]
+        if not order:
+            return value, None, None
+        slope = found[1]
+        share_v, share_u = v * inverse, u * inverse
+        # logarithmic derivatives of q in log sv and log su; g_S of the normal part times S
+        c_v, c_u, part = -1 - share_v, share_v, 0.5 * (square - 1)
+        step = -self.sign * ratio
+        first = np.stack(
+            [e * inverse - slope * step, 2 * part * share_v - slope * q * c_v, 2 * part * share_u - slope * q * c_u]
+        )
+        if order < 2:
+            return value, first, None
+        curve, product = found[2], 2 * share_v * share_u
+        bend = 0.5 - square  # g_SS times S^2
+        second = np.empty((6, len(e)))
+        second[0] = curve * step * step - inverse
+        second[1] = -2 * e * inverse * share_v + step * c_v * (curve * q - slope)
+        second[2] = -2 * e * inverse * share_u + step * c_u * (curve * q - slope)
+        qq = q * (curve * q - slope)
+        second[3] = 4 * share_v * (bend * share_v + part) + qq * c_v * c_v + slope * q * product
+        second[4] = 4 * bend * share_v * share_u + qq * c_v * c_u - slope * q * product
+        second[5] = 4 * share_u * (bend * share_u + part) + qq * c_u * c_u + slope * q * product
+        return value, first, second
+
+
+class ExponentialFrontier(Frontier):
+    """u exponential with mean su."""
+
+    name = "frontier"
+
+    def moments(self) -> tuple[float, float, float]:
+        return 1.0, 1.0, 2.0
+
+    def inefficiency(self, rng: np.random.Generator, n: int) -> Array:
+        return rng.standard_exponential(n)
+
+    def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
+        # with r = sv/su and c = s e / sv: l = -log su + r^2/2 + r c + log Phi(-c - r)
+        inverse_v = np.exp(-eta[1])
+        r = np.exp(eta[1] - eta[2])
+        c = self.sign * (columns["y"] - eta[0]) * inverse_v
+        found = log_ndtr_derivatives(-c - r, order)
+        value = r * (0.5 * r + c) - eta[2] + found[0]
+        if not order:
+            return value, None, None
+        slope = found[1]
+        step = self.sign * inverse_v
+        squared, product = r * r, r * c
+        first = np.stack([step * (slope - r), squared + slope * (c - r), slope * r - squared - product - 1])
+        if order < 2:
+            return value, first, None
+        curve = found[2]
+        second = np.empty((6, len(c)))
+        second[0] = curve * step * step
+        second[1] = step * (curve * (c - r) - slope)
+        second[2] = step * (curve * r + r)
+        second[3] = 2 * squared + curve * (c - r) ** 2 - slope * (c + r)
+        second[4] = -2 * squared + curve * r * (c - r) + slope * r
+        second[5] = 2 * squared + product + curve * squared - slope * r
+        return value, first, second
+
+
+FRONTIERS = {"half_normal": HalfNormalFrontier, "exponential": ExponentialFrontier}
+
+
+def frontier(
+    formula: Any,
+    data: Any = None,
+    *,
+    inefficiency: str = "half_normal",
+    cost: bool = False,
+    sigma_v: str | None = None,
+    sigma_u: str | None = None,
+    **options: Any,
+) -> IndexLikelihood:
+    """Return the likelihood of the stochastic frontier y = x'b + v - u (production) or x'b + v + u (cost).
+
+    v ~ N(0, sigma_v^2), u >= 0. With e = y - x'b, s = 1 (production) or -1 (cost):
+
+        half-normal u:   log f = log(2 / sigma) + log phi(e / sigma) + log Phi(-s e lambda / sigma),
+                         sigma^2 = sigma_v^2 + sigma_u^2, lambda = sigma_u / sigma_v
+        exponential u:   log f = -log sigma_u + sigma_v^2 / (2 sigma_u^2) + s e / sigma_u
+                         + log Phi(-s e / sigma_v - sigma_v / sigma_u),   E u = sigma_u
+
+    Stata's `frontier` has the same parameters (reported as lnsig2v, lnsig2u), R's `frontier` and
+    FRONTIER 4.1 sigma^2 and gamma = sigma_u^2 / sigma^2 of the half-normal. Where the least-squares
+    residuals are skewed the wrong way the maximum lies at sigma_u = 0, and the start is refused.
+
+    Parameters
+    ----------
+    formula, data, options :
+        "log_output ~ log_capital + log_labour" and a frame, or arrays (y, X). See `models.base.build`.
+    inefficiency :
+        "half_normal" or "exponential".
+    cost :
+        Whether inefficiency raises y.
+    sigma_v, sigma_u :
+        Formulas of log sigma_v and log sigma_u, if they vary.
+
+    Reference: Aigner, Lovell & Schmidt (1977); Meeusen & van den Broeck (1977); Kumbhakar & Lovell (2000).
+
+    >>> import numpy as np
+    >>> frontier(np.array([1.0, 2.0, 4.0]), np.ones((3, 1))).space.labels
+    ('mu[x0]', 'sigma_v', 'sigma_u')
+    """
+    if inefficiency not in FRONTIERS:
+        raise SpecificationError(
+            f"frontier: inefficiency={inefficiency!r} is not known; expected {' or '.join(map(repr, FRONTIERS))}."
+        )
+    model = FRONTIERS[inefficiency](sign=-1.0 if cost else 1.0)
+    return build(model, formula, data, equations={"sigma_v": sigma_v, "sigma_u": sigma_u}, **options)
