@@ -16,7 +16,7 @@ Label = str | npt.NDArray[Any] | Sequence[Any]
 Curvature = Literal["observed", "expected"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # eq=True would make all requests of a subclass without its own __eq__ equal
 class Spec:
     """A request for a covariance: what to compute, before any data are seen."""
 
