@@ -161,12 +161,20 @@ def _table_of_pandas(data: Any) -> Table:
 def is_missing(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Return which rows of a column (n,) or (n, p) are missing: NaN, None, NaT or pandas' NA."""
     if values.dtype.kind == "f":
+        if all_finite(values):
+            return np.zeros(len(values), dtype=bool)
         found = np.isnan(values)
     elif values.dtype.kind in "iub":
         return np.zeros(len(values), dtype=bool)
     else:
         found = np.asarray(pd.isna(values))
     return np.asarray(found.any(axis=1) if found.ndim == 2 else found)
+
+
+def all_finite(values: npt.NDArray[Any]) -> bool:
+    """Tell whether a float array is surely finite: one pass, no temporaries (False may be an overflow)."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(values.sum()))
 
 
 def numeric(name: str, values: npt.NDArray[Any]) -> Array:
@@ -183,7 +191,7 @@ def numeric(name: str, values: npt.NDArray[Any]) -> Array:
                 f"formula as C({name})."
             ) from None
     array = np.asarray(values, dtype=float)
-    if np.isinf(array).any():
+    if not all_finite(array) and np.isinf(array).any():
         rows = np.flatnonzero(np.isinf(array).reshape(len(array), -1).any(axis=1))
         raise DataError(f"column {name!r} is infinite in row(s) {listing(rows)}.")
     return array

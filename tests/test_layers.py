@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mlecov"
 # Each entry may import those above it (and its own package); siblings on one line may not import each other.
 LEVELS: list[tuple[str, ...]] = [
     ("errors", "lazy", "links", "special_coefficients"),
-    ("linalg", "vectorize", "autodiff", "kindbase", "rendering"),
+    ("parallel", "linalg", "vectorize", "autodiff", "kindbase", "rendering"),
     ("special_cores", "matrix", "kinds_vector"),
     ("functions", "kinds"),
     ("accurate", "expressions"),

@@ -49,6 +49,9 @@ def covariance(optimum: Optimum, spec: Spec) -> Covariance:
 
 def observed_factor(optimum: Optimum) -> Factor:
     """Return the factored observed information at the optimum (the bread's inverse)."""
+    found = optimum.evaluation.factor
+    if found is not None:
+        return found
     return factor(
         optimum.evaluation.information, optimum.likelihood.space.free_labels, "the observed information"
     )
@@ -67,13 +70,16 @@ def opg_factor(optimum: Optimum) -> Factor:
     return factor(matrix, optimum.likelihood.space.free_labels, "the outer product of gradients")
 
 
-def row_factor(optimum: Optimum, kind: str, small_sample: str) -> tuple[float, str]:
+def row_factor(
+    optimum: Optimum, kind: str, small_sample: str, counted: int | None = None
+) -> tuple[float, str]:
     """Return the factor of a robust covariance of independent terms, and its text.
 
     default, none, sandwich, statsmodels: 1 (for the estimator called robust or HC0); stata:
     n/(n-1), as Stata's `ml` and `vcovCL` without clusters; fixest: n/(n-k). HC1 is n/(n-k) always.
+    `counted` replaces the likelihood's k.
     """
-    n, k = optimum.likelihood.n_obs, optimum.likelihood.space.k
+    n, k = optimum.likelihood.n_obs, optimum.likelihood.space.k if counted is None else counted
     if kind == "HC1" or small_sample == "fixest":
         if n <= k:
             raise CovarianceError(f"HC1 needs more than {k} observations; there are {n:g}.")
@@ -127,7 +133,7 @@ def basic(optimum: Optimum, spec: Basic) -> Covariance:
         )
     assert optimum.evaluation.scores is not None
     bread = (expected_factor if spec.kind == "bw" else observed_factor)(optimum).inverse
-    multiplier, text = row_factor(optimum, spec.kind, spec.small_sample)
+    multiplier, text = row_factor(optimum, spec.kind, spec.small_sample, spec.k)
     matrix = multiplier * (bread @ optimum.evaluation.scores.meat() @ bread)
     which = "expected" if spec.kind == "bw" else "observed"
     label = f"robust sandwich, {which} information as bread, factor {text}"

@@ -14,14 +14,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from mlecov.data import Rows
+from mlecov.data import Rows, Weights
 from mlecov.errors import CovarianceError, EvaluationError, SpecificationError, listing
-from mlecov.likelihood.scores import Codes, Scores, Weights
+from mlecov.likelihood.scores import Codes, Scores
+from mlecov.linalg import Factor, try_factor
 from mlecov.parameters import ParameterSpace
 
 Array = npt.NDArray[np.float64]
@@ -44,6 +46,11 @@ class Evaluation:
         """Observed information -hessian (k, k)."""
         assert self.hessian is not None
         return -self.hessian
+
+    @cached_property
+    def factor(self) -> Factor | None:
+        """The factored observed information, None where it is not positive definite."""
+        return try_factor(self.information)
 
     @property
     def is_finite(self) -> bool:

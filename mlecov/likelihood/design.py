@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlecov.lazy import lazy
+from mlecov.parallel import map_parts
 
 tabmat = lazy("tabmat")
 sparse = lazy("scipy.sparse")
@@ -105,7 +106,16 @@ class DenseDesign(Design):
         return np.asarray(matrix @ self._of(equation))
 
     def sandwich(self, w: Array, left: Equation, right: Equation) -> Array:
-        return np.asarray(self._of(left).T @ (w[:, None] * self._of(right)))
+        first, second = self._of(left), self._of(right)
+
+        def part(start: int, stop: int) -> Array:
+            total = np.zeros((first.shape[1], second.shape[1]))
+            for low in range(start, stop, 4096):
+                high = min(low + 4096, stop)
+                total += first[low:high].T @ (w[low:high, None] * second[low:high])
+            return total
+
+        return np.asarray(sum(map_parts(part, self.n_rows)))
 
 
 @dataclass(frozen=True)

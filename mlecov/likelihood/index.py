@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from mlecov.likelihood.base import (
 from mlecov.likelihood.design import DenseDesign, Design, Equation
 from mlecov.likelihood.scores import BLOCK, Codes, IndexScores
 from mlecov.linalg import describe_direction
+from mlecov.parallel import map_parts
 from mlecov.parameters import ParameterSpace
 
 Array = npt.NDArray[np.float64]
@@ -43,6 +44,9 @@ class RowModel(ABC):
     @abstractmethod
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         """Return l (b,), dl/d eta (E, b) if order >= 1, d2l/d eta2 (E(E+1)/2, b) if order >= 2."""
+
+    thread_safe: ClassVar[bool] = True
+    """Whether blocks may be differentiated in several threads at once."""
 
     @property
     def has_expected(self) -> bool:
@@ -125,15 +129,44 @@ class IndexLikelihood(Likelihood):
     ) -> Evaluation:
         order = max(order, 1) if scores else order
         w = self.term_weights(weights)
-        n, k, step = self.n_terms, self.space.k, self._block_size()
+        n, k = self.n_terms, self.space.k
+        terms = np.empty(n) if order == 0 or scores else None
+        first_all = np.empty((len(self.equations), n)) if scores else None
+
+        def part(start: int, stop: int) -> tuple[float, Array | None, Array | None]:
+            return self._evaluate_part(theta, start, stop, order, w, terms, first_all)
+
+        dense = self.design.is_dense
+        parts = map_parts(part, n, self.model.thread_safe) if dense else [part(0, n)]
+        loglike, gradient, hessian = parts[0]
+        for value, slope, bend in parts[1:]:
+            loglike += value
+            gradient = None if gradient is None or slope is None else gradient + slope
+            hessian = None if hessian is None or bend is None else hessian + bend
+        found = None
+        if first_all is not None:
+            found = IndexScores(self.design, self.equations, first_all, k, self.weights)
+        return Evaluation(np.asarray(theta), loglike, gradient, hessian, found, terms)
+
+    def _evaluate_part(
+        self,
+        theta: Array,
+        first_row: int,
+        last_row: int,
+        order: int,
+        w: Array | None,
+        terms: Array | None,
+        first_all: Array | None,
+    ) -> tuple[float, Array | None, Array | None]:
+        """Return value, gradient and Hessian of some rows, block by block; fill terms and row slopes."""
+        k = self.space.k
         loglike = 0.0
         gradient = np.zeros(k) if order else None
         hessian = np.zeros((k, k)) if order > 1 else None
-        terms = np.empty(n) if order == 0 or scores else None
-        first_all = np.empty((len(self.equations), n)) if scores else None
+        step = min(self._block_size(), max(last_row - first_row, 1))
         with np.errstate(all="ignore"):
-            for start in range(0, n, step):
-                stop = min(start + step, n)
+            for start in range(first_row, last_row, step):
+                stop = min(start + step, last_row)
                 eta = self.predictors(theta, start, stop)
                 value, first, second = self.model.derivatives(eta, self._row_columns(start, stop), order)
                 block_weights = None if w is None else w[start:stop]
@@ -146,10 +179,7 @@ class IndexLikelihood(Likelihood):
                     self._add_gradient(gradient, first, block_weights, start, stop)
                 if second is not None and hessian is not None:
                     self._add_hessian(hessian, second, block_weights, start, stop)
-        found = None
-        if first_all is not None:
-            found = IndexScores(self.design, self.equations, first_all, k, self.weights)
-        return Evaluation(np.asarray(theta), loglike, gradient, hessian, found, terms)
+        return loglike, gradient, hessian
 
     def _add_gradient(self, gradient: Array, first: Array, w: Array | None, start: int, stop: int) -> None:
         rows = self.design.rows(start, stop) if self.design.is_dense else None
@@ -176,7 +206,7 @@ class IndexLikelihood(Likelihood):
             elif left.columns is None:
                 block = (curvature @ rows[:, right.columns])[None, :]
             else:
-                block = rows[:, left.columns].T @ (rows[:, right.columns] * curvature[:, None])
+                block = weighted_product(rows[:, left.columns], rows[:, right.columns], curvature, e == f)
             hessian[left.start : left.stop, right.start : right.stop] += block
             if e != f:
                 hessian[right.start : right.stop, left.start : left.stop] += block.T
@@ -293,6 +323,14 @@ class IndexLikelihood(Likelihood):
             if sentence:
                 found.append(sentence)
         return " ".join(dict.fromkeys(found)) or None
+
+
+def weighted_product(left: Array, right: Array, w: Array, same: bool) -> Array:
+    """Return left' diag(w) right; a square of one matrix where w has one sign (half the work)."""
+    if same and len(w) and w.max() <= 0:
+        half = left * np.sqrt(-w)[:, None]
+        return -(half.T @ half)
+    return np.asarray(left.T @ (right * w[:, None]))
 
 
 def collinear(matrix: Array, names: tuple[str, ...]) -> str | None:

@@ -66,6 +66,7 @@ class TracedRows(RowModel):
     simulator: Simulate | None = None
     kernels: dict[tuple[int, int], Any] = field(default_factory=dict, repr=False, compare=False)
     calls: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+    thread_safe = False  # XLA has threads of its own
 
     def row_function(self) -> Callable[[Any, Any], Any]:
         """Return f(eta (E, b), columns) -> (b,), the function vmapped over rows seen one at a time."""
@@ -169,6 +170,7 @@ class NumericRows(RowModel):
     signature: Signature
     n_equations: int
     simulator: Simulate | None = None
+    thread_safe = False
 
     def value(self, eta: Array, columns: Columns) -> Array:
         """Return l (b,)."""

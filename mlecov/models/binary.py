@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +26,17 @@ class Binary(Model):
 
     equations: Mapping[str, Kind | None] = {"mu": None}
 
+    working_scale: ClassVar[float | None] = None
+    """c such that Newton's first step from zero is least squares on c (2y - 1); None: start at zero."""
+
     @abstractmethod
     def probability(self, eta: Array) -> Array:
         """Return F(eta)."""
+
+    def start(self, likelihood: IndexLikelihood) -> Array:
+        if self.working_scale is None:
+            return likelihood.space.start()
+        return least_squares_start(likelihood, self.working_scale * (2 * likelihood.columns["y"] - 1))
 
     def check(self, y: Array, columns: Columns) -> str | None:
         return outside(y, (y == 0) | (y == 1), "0 or 1") or constant_outcome(y)
@@ -51,6 +60,7 @@ class Probit(Binary):
     """P(y = 1) = Phi(eta)."""
 
     name = "probit"
+    working_scale = math.sqrt(math.pi / 2)
 
     def probability(self, eta: Array) -> Array:
         return np.asarray(special.ndtr(eta))
@@ -98,6 +108,7 @@ class Logit(Binary):
     """P(y = 1) = 1 / (1 + exp(-eta))."""
 
     name = "logit"
+    working_scale = 2.0
 
     def probability(self, eta: Array) -> Array:
         return np.asarray(special.expit(eta))

@@ -55,9 +55,19 @@ def curvature(likelihood: Likelihood, evaluation: Evaluation, method: str) -> Ar
     return evaluation.scores.gram(power=1)
 
 
-def direction(matrix: Array, gradient: Array) -> tuple[Array, float, bool]:
+def direction(
+    likelihood: Likelihood, evaluation: Evaluation, method: str
+) -> tuple[Array, float, bool]:
     """Return (step A^-1 g, decrement g' A^-1 g, whether A was positive definite)."""
-    factor = try_factor(matrix)
+    gradient = evaluation.gradient
+    assert gradient is not None
+    if method == "newton":
+        factor, matrix = evaluation.factor, evaluation.information
+    else:
+        matrix = curvature(likelihood, evaluation, method)
+        factor = try_factor(matrix)
+    if not np.isfinite(matrix).all():
+        raise EvaluationError(f"the curvature of method {method!r} is not finite at the point reached.")
     if factor is not None:
         step = factor.solve(gradient)
         return step, float(gradient @ step), True
@@ -93,11 +103,7 @@ def newton_loop(
     """
     decrement = np.inf
     for _ in range(max_iter + 1):
-        assert evaluation.gradient is not None
-        matrix = curvature(likelihood, evaluation, method)
-        if not np.isfinite(matrix).all():
-            raise EvaluationError("curvature is not finite")
-        step, decrement, definite = direction(matrix, evaluation.gradient)
+        step, decrement, definite = direction(likelihood, evaluation, method)
         if decrement <= tolerance and definite:
             return Loop(evaluation, decrement, f"g' I^-1 g = {decrement:.2g} <= {tolerance:.0e}", True)
         if _ == max_iter:
@@ -146,6 +152,5 @@ def _search(
 
 def _closer(likelihood: Likelihood, there: Evaluation, decrement: float, method: str) -> bool:
     """Tell whether g' A^-1 g has fallen: the test that still works below rounding."""
-    assert there.gradient is not None
-    _, after, definite = direction(curvature(likelihood, there, method), there.gradient)
+    _, after, definite = direction(likelihood, there, method)
     return definite and after < 0.5 * decrement
