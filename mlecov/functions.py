@@ -52,6 +52,18 @@ def gammaln_derivatives(x: npt.ArrayLike, order: int = 2) -> tuple[Any, ...]:
     return cores.blocked(core, order, x)
 
 
+def gammaln_excess_derivatives(x: npt.ArrayLike, order: int = 2) -> tuple[Any, ...]:
+    """Return log Gamma(x) - x log x + x and its first `order` derivatives, each of x's shape, x > 0.
+
+    What Stirling's leading terms leave: of size log x, where log Gamma(x) is of size x log x. Densities
+    of concentrated gamma, beta and t variables are sums of these without cancellation.
+    Reference: Abramowitz and Stegun (1964), 6.1.40.
+
+    >>> value, first, second = gammaln_excess_derivatives(np.array([0.5, 1e6]))
+    """
+    return cores.blocked(cores.gamma_excess, order, x)
+
+
 def gammaln_ratio_derivatives(y: npt.ArrayLike, m: npt.ArrayLike, order: int = 2) -> tuple[Any, ...]:
     """Return lgamma(y + m) - lgamma(m) and its first `order` derivatives in m, y >= 0, m > 0.
 

@@ -212,6 +212,24 @@ def gamma_ratio(xp: Any, rational: Any, y: Any, m: Any, first: int, last: int) -
     return out
 
 
+def gamma_excess(xp: Any, rational: Any, x: Any, last: int) -> list[Any]:
+    """lgamma(x) - x log x + x and its derivatives in x > 0, the large terms cancelled in closed form."""
+    rest = _stirling(xp, rational, x, 0, last)
+    s = x + 0.5
+    out = []
+    for j in range(last + 1):
+        if j == 0:
+            value = x * xp.log1p(0.5 / x) - 0.5 + LOG_SQRT_2PI + 0.5 * xp.log(s) - xp.log(x)
+        elif j == 1:
+            value = xp.log1p(0.5 / x) - 1.0 / x
+        elif j == 2:
+            value = 1.0 / (x * x) - 0.5 / (x * s)
+        else:
+            value = -2.0 / (x * x * x) + (x + 0.25) / (x * s) ** 2
+        out.append(value + rest[j])
+    return out
+
+
 def normal_density(xp: Any, x: Any) -> Any:
     """phi(x)."""
     return INV_SQRT_2PI * exp_half_square(xp, xp.abs(x))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.functions import gammaln_derivatives
+from mlecov.functions import gammaln_derivatives, gammaln_excess_derivatives
 from mlecov.kinds import positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build, outside
@@ -107,9 +107,12 @@ class StudentT(Model):
         z = (columns["y"] - eta[0]) * scale
         square = z * z
         log_tail = np.log1p(square / v)
-        upper = gammaln_derivatives(0.5 * (v + 1), order)
-        lower = gammaln_derivatives(0.5 * v, order)
-        value = upper[0] - lower[0] - 0.5 * np.log(np.pi * v) - eta[1] - 0.5 * (v + 1) * log_tail
+        # the ratio of gammas by what Stirling's formula leaves: df may be 1e8 without loss
+        upper = gammaln_excess_derivatives(0.5 * (v + 1), order)
+        lower = gammaln_excess_derivatives(0.5 * v, order)
+        step = np.log1p(1 / v)
+        constant = upper[0] - lower[0] + 0.5 * ((v + 1) * step - 1 - LOG_2PI)
+        value = constant - eta[1] - 0.5 * (v + 1) * log_tail
         if not order:
             return value, None, None
         total = v + square
@@ -117,14 +120,14 @@ class StudentT(Model):
         curve = -(v + 1) * (v - square) / (total * total) if order > 1 else None
         by_place, by_place2 = chain(z, scale, slope, curve)
         share = (v + 1) * square / (v * total)
-        by_df = 0.5 * v * (upper[1] - lower[1] - 1 / v - log_tail + share)
+        by_df = 0.5 * v * (upper[1] - lower[1] + step - 1 / v - log_tail + share)
         first = np.stack([by_place[0], by_place[1] - 1, by_df])
         if by_place2 is None:
             return value, first, None
         # d slope / d log df; second derivatives in v: v^2 l_vv + v l_v
         mixed = -v * z * (square - 1) / (total * total)
-        twist = square / (v * total) - square * (v * v + 2 * v + square) / (v * total) ** 2
-        bend = 0.25 * v * v * (upper[2] - lower[2]) + 0.5 + 0.5 * v * v * twist + by_df
+        twist = square * (v * square - 2 * v - square) / (total * total)
+        bend = 0.25 * v * v * (upper[2] - lower[2]) + 0.5 / (v + 1) + 0.5 * twist + by_df
         second = np.stack([by_place2[0], by_place2[1], -scale * mixed, by_place2[2], -z * mixed, bend])
         return value, first, second
 
@@ -199,26 +202,25 @@ class Gamma(Model):
         return outside(y, y > 0, "positive")
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
-        log_shape = common(eta[1])
-        shape = np.exp(log_shape)
+        shape = np.exp(common(eta[1]))
         ratio = columns["y"] * np.exp(-eta[0])
         log_y = np.log(columns["y"])
-        gamma = gammaln_derivatives(shape, order)
-        # -a (ratio - log ratio) + a log a - lgamma(a) - log y
-        gap = log_y - eta[0] - ratio
-        value = shape * (log_shape + gap) - gamma[0] - log_y
+        excess = gammaln_excess_derivatives(shape, order)
+        # lgamma a = excess + a log a - a
+        gap = shape * (1 + log_y - eta[0] - ratio)
+        value = gap - excess[0] - log_y
         if not order:
             return value, None, None
         first = np.empty_like(eta)
         np.multiply(shape, ratio - 1.0, out=first[0])
-        np.multiply(shape, log_shape + 1.0 - gamma[1] + gap, out=first[1])
+        np.subtract(gap, shape * excess[1], out=first[1])
         if order < 2:
             return value, first, None
-        return value, first, np.stack([-shape * ratio, first[0], first[1] + shape * (1 - shape * gamma[2])])
+        return value, first, np.stack([-shape * ratio, first[0], first[1] - shape * shape * excess[2]])
 
     def expected(self, eta: Array, columns: Columns) -> Array:
         shape = np.exp(eta[1])
-        return np.stack([-shape, np.zeros_like(shape), shape * (1 - shape * gammaln_derivatives(shape)[2])])
+        return np.stack([-shape, np.zeros_like(shape), -shape * shape * gammaln_excess_derivatives(shape)[2]])
 
     def start(self, likelihood: IndexLikelihood) -> Array:
         y = likelihood.columns["y"]
@@ -280,34 +282,38 @@ class Beta(Model):
         return outside(y, (y > 0) & (y < 1), "strictly between 0 and 1")
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
-        y = columns["y"]
+        y, mu = columns["y"], eta[0]
         log_y, log_rest = np.log(y), np.log1p(-y)
-        phi, mean, rest = np.exp(common(eta[1])), special.expit(eta[0]), special.expit(-eta[0])
+        phi, mean, rest = np.exp(common(eta[1])), special.expit(mu), special.expit(-mu)
         a, b = mean * phi, rest * phi
-        ga, gb, gp = (gammaln_derivatives(x, order) for x in (a, b, phi))
-        value = gp[0] - ga[0] - gb[0] + (a - 1) * log_y + (b - 1) * log_rest
+        ga, gb, gp = (gammaln_excess_derivatives(x, order) for x in (a, b, phi))
+        # log y - log m and log(1 - y) - log(1 - m): with lgamma x = excess + x log x - x all else cancels
+        small = np.log1p(np.exp(-np.abs(mu)))
+        d, e = log_y + small - np.minimum(mu, 0.0), log_rest + small + np.maximum(mu, 0.0)
+        fit = a * d + b * e
+        value = gp[0] - ga[0] - gb[0] + fit - log_y - log_rest
         if not order:
             return value, None, None
-        # in p = a: d = log y - psi(a), e = log(1 - y) - psi(b)
-        d, e = log_y - ga[1], log_rest - gb[1]
         slope = a * rest
         first = np.empty_like(eta)
-        np.multiply(slope, d - e, out=first[0])
-        np.add(phi * gp[1] + a * d, b * e, out=first[1])
+        np.multiply(slope, d - e - ga[1] + gb[1], out=first[0])
+        np.add(phi * gp[1] - a * ga[1] - b * gb[1], fit, out=first[1])
         if order < 2:
             return value, first, None
+        ta, tb = a * ga[2] + 1.0, b * gb[2] + 1.0  # a trigamma(a), b trigamma(b)
         second = np.empty((3, len(y)))
-        second[0] = first[0] * (rest - mean) - slope * slope * (ga[2] + gb[2])
-        second[1] = first[0] - slope * (a * ga[2] - b * gb[2])
+        second[0] = first[0] * (rest - mean) - slope * (rest * ta + mean * tb)
+        second[1] = first[0] - slope * (ta - tb)
         second[2] = first[1] + phi * phi * gp[2] - a * a * ga[2] - b * b * gb[2]
         return value, first, second
 
     def expected(self, eta: Array, columns: Columns) -> Array:
         phi, mean, rest = np.exp(eta[1]), special.expit(eta[0]), special.expit(-eta[0])
         a, b = mean * phi, rest * phi
-        ta, tb, tp = (gammaln_derivatives(x)[2] for x in (a, b, phi))
+        ta, tb = (gammaln_derivatives(x)[2] for x in (a, b))
         slope = a * rest
-        bend = phi * phi * tp - a * a * ta - b * b * tb
+        ea, eb, ep = (gammaln_excess_derivatives(x)[2] for x in (a, b, phi))
+        bend = phi * phi * ep - a * a * ea - b * b * eb
         return np.stack([-slope * slope * (ta + tb), -slope * (a * ta - b * tb), bend])
 
     def start(self, likelihood: IndexLikelihood) -> Array:

@@ -14,6 +14,7 @@ from scipy import stats
 from mlecov import models
 from mlecov.covariance import covariance, parse
 from mlecov.errors import ConvergenceError, SupportError
+from mlecov.functions import gammaln_excess_derivatives
 from mlecov.models.continuous import Beta, Gamma, Gaussian, StudentT
 from mlecov.models.extreme import GEV, GeneralizedPareto, box_cox_inverse
 from mlecov.optimize import maximize
@@ -163,3 +164,38 @@ def test_frontier_of_the_wrong_skewness_is_refused() -> None:
 def test_gev_outside_the_support_is_minus_infinity() -> None:
     lik = models.gev(np.array([0.0, -20.0]), np.ones((2, 1)))
     assert lik.evaluate(np.array([0.0, 0.0, 0.2])).loglike_obs.tolist()[1] == -np.inf
+
+
+def test_concentrated_densities_keep_their_digits() -> None:
+    """Sums of log Gamma of size 1e9 leave numbers of size one: against 40 digits of mpmath."""
+    y = 0.3
+    with mpmath.workdps(40):
+        a, m = mpmath.mpf(10) ** 8, mpmath.mpf("0.3") + mpmath.mpf(10) ** -5
+        logit = mpmath.log(m / (1 - m))
+        phi, b = a, (1 - m) * a
+        point = mpmath.mpf(y)
+        beta = mpmath.loggamma(phi) - mpmath.loggamma(m * phi) - mpmath.loggamma(b)
+        beta += (m * phi - 1) * mpmath.log(point) + (b - 1) * mpmath.log(1 - point)
+        gamma = a * mpmath.log(a) - mpmath.loggamma(a) + (a - 1) * mpmath.log(point) - a * (point / m + mpmath.log(m))
+        student = mpmath.loggamma((a + 1) / 2) - mpmath.loggamma(a / 2) - mpmath.log(mpmath.pi * a) / 2
+        student -= (a + 1) / 2 * mpmath.log1p(point**2 / a)
+    columns = {"y": np.array([y])}
+
+    def value(model: Any, *eta: Any) -> float:
+        return float(model.derivatives(np.array([[float(e)] for e in eta]), columns, 0)[0][0])
+
+    log_a = np.log(1e8)
+    # the predictors' own rounding, times the slopes of size 1e3, is 1e-12
+    assert value(Beta(), logit, log_a) == pytest.approx(float(beta), abs=3e-8)
+    assert value(Gamma(), mpmath.log(m), log_a) == pytest.approx(float(gamma), abs=3e-8)
+    assert value(StudentT(), 0, 0, log_a) == pytest.approx(float(student), rel=1e-14)
+
+
+@pytest.mark.parametrize("x", [1e-3, 0.1, 0.5, 1.0, 3.3, 10.0, 1e3, 1e8])
+def test_gammaln_excess_against_mpmath(x: float) -> None:
+    with mpmath.workdps(50):
+        z = mpmath.mpf(x)
+        value = mpmath.loggamma(z) - z * mpmath.log(z) + z
+        expected = [value, mpmath.digamma(z) - mpmath.log(z), mpmath.polygamma(1, z) - 1 / z, mpmath.polygamma(2, z) + z**-2]
+    found = gammaln_excess_derivatives(x, 3)
+    np.testing.assert_allclose(found, [float(v) for v in expected], rtol=3e-15)
