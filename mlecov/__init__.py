@@ -12,6 +12,7 @@ from mlecov.covariance.specs import Given
 from mlecov.datasets import datasets, load
 from mlecov.errors import MlecovError, MlecovWarning
 from mlecov.fit import fit, load_fit
+from mlecov.inference.multiple import adjust_pvalues, simultaneous
 from mlecov.kinds import (
     correlation,
     covariance,
@@ -25,7 +26,7 @@ from mlecov.kinds import (
 )
 from mlecov.declare import likelihood
 from mlecov.parameters import linear
-from mlecov.result import Fit
+from mlecov.result import Fit, lr_test
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "Given",
     "MlecovError",
     "MlecovWarning",
+    "adjust_pvalues",
     "check_derivatives",
     "correlation",
     "covariance",
@@ -47,9 +49,11 @@ __all__ = [
     "linear",
     "load",
     "load_fit",
+    "lr_test",
     "models",
     "ordered",
     "positive",
     "real",
     "simplex",
+    "simultaneous",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,14 @@ from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.sandwich import covariance
 from mlecov.covariance.specs import Basic, Spec, parse
 from mlecov.errors import CovarianceError
+from mlecov.inference.delta import nlcom
+from mlecov.inference.hypothesis import lincom, t_test, wald, wald_test
+from mlecov.inference.margins import margins
+from mlecov.inference.multiple import bands
+from mlecov.inference.predict import Prediction, predict
+from mlecov.inference.profile import Contour, Profile, Profiles, contour, profile
+from mlecov.inference.restricted import likelihood_ratio, lr_constraints, score_test
+from mlecov.inference.results import Combinations, TestResult
 from mlecov.inference.table import CoefficientTable, coefficient_table
 from mlecov.lazy import lazy
 from mlecov.likelihood.base import Likelihood
@@ -229,6 +237,97 @@ class Fit:
         requests = default_specs(self.optimum) if specs is None else specs
         return compare(self.optimum, [self.cov(spec, small_sample=small_sample) for spec in requests])
 
+    # --- hypotheses ----------------------------------------------------------------------------
+
+    def wald(
+        self, hypothesis: Any, value: Any = None, *, cov: Any = None, use_f: bool | None = None
+    ) -> TestResult:
+        """Return the Wald test of "mu[x1] = mu[x2], sigma = 1", a matrix, or a function: see `wald`."""
+        return wald(self.cov(cov), hypothesis, value, use_f=use_f)
+
+    def lincom(self, expressions: Any, *, cov: Any = None, alpha: float = 0.05) -> Combinations:
+        """Return linear combinations such as "mu[x1] + 2*mu[x2]" with standard errors and intervals."""
+        return lincom(self.cov(cov), expressions, alpha)
+
+    def nlcom(
+        self,
+        function: Callable[..., Any],
+        names: Sequence[str] | None = None,
+        *,
+        cov: Any = None,
+        alpha: float = 0.05,
+    ) -> Combinations:
+        """Return a function of the parameters by name, lambda mu, sigma: ..., by the delta method."""
+        return nlcom(self.cov(cov), function, names, alpha)
+
+    def t_test(
+        self, r_matrix: Any, cov_p: Any = None, use_t: bool | None = None, *, cov: Any = None
+    ) -> Combinations:
+        """Return a t or z test of each linear hypothesis, with statsmodels' arguments."""
+        return t_test(self.cov(cov if cov_p is None else cov_p), r_matrix, use_t)
+
+    def wald_test(
+        self,
+        r_matrix: Any,
+        cov_p: Any = None,
+        use_f: bool | None = None,
+        df_constraints: int | None = None,
+        scalar: bool = True,
+        *,
+        cov: Any = None,
+    ) -> TestResult:
+        """Return the joint Wald test, with statsmodels' arguments (`scalar` changes nothing)."""
+        del scalar
+        return wald_test(self.cov(cov if cov_p is None else cov_p), r_matrix, use_f, df_constraints)
+
+    def lr_test(self, constraints: Any = (), fixed: Mapping[str, Any] | None = None) -> TestResult:
+        """Return the likelihood-ratio test of constraints, whose null is fitted here."""
+        return lr_constraints(self.optimum, constraints, fixed)
+
+    def score_test(
+        self, constraints: Any = None, fixed: Mapping[str, Any] | None = None, *, cov: Any = None
+    ) -> TestResult:
+        """Return the score (LM) test of constraints, or of this fit's own; `cov` under the null."""
+        return score_test(self.optimum, constraints, fixed, cov=cov)
+
+    def bands(
+        self, names: Sequence[str] | None = None, alpha: float = 0.05, *, cov: Any = None, seed: int = 2019
+    ) -> Any:
+        """Return sup-t intervals (a DataFrame) that hold for all entries named at once."""
+        return bands(self.cov(cov), names, alpha, seed=seed)
+
+    def profile(
+        self, names: str | Sequence[str], alpha: float = 0.05, points: int = 16
+    ) -> Profile | Profiles:
+        """Return profile likelihoods and their intervals, of one entry or several."""
+        return profile(self.optimum, names, alpha, points)
+
+    def signed_root(self, name: str, value: float) -> float:
+        """Return the signed root of the LR statistic of an entry held at `value`: N(0, 1) under it."""
+        return signed_root(self.optimum, name, value)
+
+    def contour(self, first: str, second: str, alpha: float = 0.05, directions: int = 32) -> Contour:
+        """Return the border of the joint profile-likelihood region of two entries."""
+        return contour(self.optimum, first, second, alpha, directions)
+
+    def predict(
+        self,
+        what: str | Callable[..., Any] = "mean",
+        data: Any = None,
+        *,
+        cov: Any = None,
+        alpha: float = 0.05,
+    ) -> Prediction:
+        """Return "mean", "predictor", a parameter, or a function of names, for each row."""
+        return predict(self.optimum, self.cov(cov), what, data, alpha)
+
+    def margins(
+        self, variables: str | Sequence[str] | None = None, *, cov: Any = None, **options: Any
+    ) -> Combinations:
+        """Return average or at-means marginal effects and contrasts: see `inference.margins.margins`."""
+        spec = self.default if cov is None else parse(cov)
+        return margins(self.optimum, self.cov(cov), variables, spec=spec, **options)
+
     # --- tables --------------------------------------------------------------------------------
 
     def summary(self, cov: Any = None, alpha: float = 0.05) -> Display:
@@ -265,3 +364,11 @@ class Fit:
 
     def _repr_html_(self) -> str:
         return self.summary().html()
+
+
+def lr_test(restricted: Fit, full: Fit, *, nested: bool | None = None) -> TestResult:
+    """Return the likelihood-ratio test of a restricted against a full fit, after checks that they nest.
+
+    `nested=True`: the caller vouches for nesting that the names of the parameters do not show.
+    """
+    return likelihood_ratio(restricted.optimum, full.optimum, nested=nested)

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from mlecov import autodiff
 from mlecov.accurate import accurate
 from mlecov.covariance.covariance import Covariance
+from mlecov.declare import uses_jax
 from mlecov.errors import InferenceError, SpecificationError, listing, suggestion
 from mlecov.inference.results import Combinations
-from mlecov.declare import uses_jax
 from mlecov.likelihood.traced import extrapolate
 from mlecov.linalg import symmetrize
 from mlecov.parameters import ParameterSpace
@@ -131,18 +131,23 @@ def derive(
             if "dict" not in str(error):
                 raise
             raise SpecificationError(
-                f"the function failed on the dict of values ({error}). Name its arguments like the parameters "
+                f"the function failed on the dict of values ({error}). Name its arguments like the "
+                "parameters "
                 f"({listing(p.name for p in space)}), or index the dict: values['{space.labels[0]}']."
             ) from None
 
     label = getattr(function, "__name__", "g")
-    value, jacobian, how = differentiate(lambda t, xp: _flat(run(t, xp), xp), theta, steps, uses_jax(function))
+    value, jacobian, how = differentiate(
+        lambda t, xp: _flat(run(t, xp), xp), theta, steps, uses_jax(function)
+    )
     with autodiff.x64_if_loaded():
         labels = _row_labels(run(theta, np), "g" if label == "<lambda>" else label)
     if names is not None:
         labels = (names,) if isinstance(names, str) else tuple(names)
         if len(labels) != len(value):
-            raise SpecificationError(f"names= has {len(labels)} entries; the function returns {len(value)} numbers.")
+            raise SpecificationError(
+                f"names= has {len(labels)} entries; the function returns {len(value)} numbers."
+            )
     return Derived(value, jacobian, labels, how)
 
 
@@ -172,11 +177,13 @@ def differentiate(
         how = "differences"
     if not np.isfinite(value).all():
         raise InferenceError(
-            f"the function is {value[~np.isfinite(value)][0]} at the estimates; the delta method needs a finite value."
+            f"the function is {value[~np.isfinite(value)][0]} at the estimates; the delta method needs a "
+            "finite value."
         )
     if not np.isfinite(jacobian).all():
         raise InferenceError(
-            "the function has no finite derivative at the estimates (a kink, a bound or an overflow there); the "
+            "the function has no finite derivative at the estimates (a kink, a bound or an overflow "
+            "there); the "
             "delta method does not hold. Use a function that is smooth at the estimates."
         )
     return value, jacobian, how
