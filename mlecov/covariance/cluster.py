@@ -80,12 +80,30 @@ def intersections(ways: list[Grouping]) -> list[tuple[Grouping, int]]:
 
 
 def _cross(left: Grouping, right: Grouping) -> Grouping:
-    codes, labels = factorize(left.codes * right.size + right.codes)
+    codes, labels = _pairs(left, right)
     name = f"{left.name} x {right.name}"
     for nested in (left, right):
         if len(labels) == nested.size:
             return Grouping(name, nested.codes, nested.labels)
     return Grouping(name, codes, labels)
+
+
+def _pairs(left: Grouping, right: Grouping) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return codes (n,) of the pairs that occur, and the pairs as left code * G_right + right code.
+
+    One sort of (pair, term) packed into a word is several times faster than hashing the pairs.
+    """
+    n = len(left.codes)
+    pair = left.codes * right.size + right.codes
+    shift = int(n).bit_length()
+    if left.size * right.size >= 2 ** (62 - shift):
+        return factorize(pair)
+    packed = np.sort((pair << shift) | np.arange(n))
+    found = packed >> shift
+    first = np.r_[True, found[1:] != found[:-1]]
+    codes = np.empty(n, dtype=np.intp)
+    codes[packed & ((1 << shift) - 1)] = np.cumsum(first) - 1
+    return codes, found[first]
 
 
 def group_meat(optimum: Optimum, term: Grouping, kind: str, curvature: Curvature | None) -> Array:

@@ -111,6 +111,9 @@ def neighbours(points: Array, spec: Conley) -> Iterator[tuple[Codes, Any]]:
         radius = 2.0 if angle >= np.pi else 2 * np.sin(angle / 2)
     # The search is a little wider than the cutoff; the kernel decides.
     radius *= 1 + 1e-9
+    # In the order of the tree's leaves a block of terms is compact, and its own tree small.
+    order = np.asarray(tree.indices, dtype=np.intp)
+    points = points[order]
     counts = np.concatenate(
         [
             np.atleast_1d(tree.query_ball_point(points[low : low + 65536], radius, return_length=True))
@@ -129,7 +132,7 @@ def neighbours(points: Array, spec: Conley) -> Iterator[tuple[Codes, Any]]:
         matrix = sparse.csr_array(
             (weight[used], (found["i"][used], found["j"][used])), shape=(high - low, len(points))
         )
-        yield np.arange(low, high), matrix
+        yield order[low:high], matrix
 
 
 def _cuts(cumulated: Codes) -> list[int]:

@@ -131,12 +131,10 @@ def serial_factor(
 
     periods is T for one series and for Driscoll-Kraay, G for within-panel sums.
     """
-    if convention in ("default", "none") or (convention == "sandwich" and kind == "period"):
-        return 1.0, "1"
-    if convention == "statsmodels" and kind == "hac":
+    if convention in ("default", "none") or (convention == "statsmodels" and kind == "hac"):
         return 1.0, "1"
     n, used = counted(optimum, k)
-    if kind == "period" or convention == "fixest":
+    if (kind == "period" and convention != "sandwich") or convention == "fixest":
         letter = "G" if kind == "panel" else "T"
         factor = periods / (periods - 1) * (n - 1) / (n - used)
         return factor, f"{letter}/({letter}-1) (n-1)/(n-k)"

@@ -245,8 +245,8 @@ class EWC(Spec):
 class DriscollKraay(Spec):
     """HAC on the sums of scores by period: dependence between all terms of periods S apart.
 
-    `kernel`, `bandwidth`, `lags`, `gaps` as in `HAC`. small_sample: default, none, sandwich 1; stata,
-    statsmodels, fixest T/(T-1) (n-1)/(n-k). References: Driscoll & Kraay (1998).
+    `kernel`, `bandwidth`, `lags`, `gaps` as in `HAC`. small_sample: default, none 1; sandwich n/(n-k),
+    as vcovPL; stata, statsmodels, fixest T/(T-1) (n-1)/(n-k). References: Driscoll & Kraay (1998).
     """
 
     time: Label
