@@ -104,6 +104,7 @@ def compile_and_keep(function: Callable[..., Any], example: tuple[Any, ...], key
     with x64():
         if path is not None and path.exists():
             try:
+                _prepare_lapack()
                 return serialize.deserialize_and_load(*pickle.loads(path.read_bytes()))
             except Exception:  # a truncated or foreign file: compile again, below
                 path.unlink(missing_ok=True)
@@ -113,6 +114,15 @@ def compile_and_keep(function: Callable[..., Any], example: tuple[Any, ...], key
         if path is not None:
             _save(path, pickle.dumps(serialize.serialize(executable)))
         return executable
+
+
+def _prepare_lapack() -> None:
+    """Have jaxlib look up LAPACK, as lowering a linear algebra operation does.
+
+    A kernel from disk was lowered in another process; without this its solve() or slogdet() jumps
+    to address zero.
+    """
+    importlib.import_module("jaxlib.lapack").prepare_lapack_call("potrf_ffi", np.dtype(np.float64))
 
 
 def _save(path: Path, content: bytes) -> None:
