@@ -8,6 +8,7 @@
 from mlecov import models
 from mlecov.check import check_derivatives
 from mlecov.covariance.covariance import Covariance
+from mlecov.covariance.resampling import Bootstrap
 from mlecov.covariance.specs import Given
 from mlecov.datasets import datasets, load
 from mlecov.errors import MlecovError, MlecovWarning
@@ -31,6 +32,7 @@ from mlecov.result import Fit, lr_test
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bootstrap",
     "Covariance",
     "Fit",
     "Given",

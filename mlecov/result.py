@@ -12,15 +12,19 @@ import numpy.typing as npt
 
 from mlecov.compare import Comparison, compare, default_specs
 from mlecov.covariance.covariance import Covariance
+from mlecov.covariance.resampling import Bootstrap
 from mlecov.covariance.sandwich import covariance
 from mlecov.covariance.specs import Basic, Spec, parse
 from mlecov.errors import CovarianceError
+from mlecov.inference.resample import bootstrap
+from mlecov.inference.resample_intervals import resampled_intervals
+from mlecov.inference.resample_test import WildTest, wild_score_test
 from mlecov.inference.delta import nlcom
 from mlecov.inference.hypothesis import lincom, t_test, wald, wald_test
 from mlecov.inference.margins import margins
 from mlecov.inference.multiple import bands
 from mlecov.inference.predict import Prediction, predict
-from mlecov.inference.profile import Contour, Profile, Profiles, contour, profile
+from mlecov.inference.profile import Contour, Profile, Profiles, contour, profile, signed_root
 from mlecov.inference.restricted import likelihood_ratio, lr_constraints, score_test
 from mlecov.inference.results import Combinations, TestResult
 from mlecov.inference.table import CoefficientTable, coefficient_table
@@ -37,7 +41,7 @@ pd = lazy("pandas")
 Array = npt.NDArray[np.float64]
 Dispatch = Callable[[Optimum, Any], Covariance]
 
-RESAMPLING: dict[type[Spec], Dispatch] = {}
+RESAMPLING: dict[type[Spec], Dispatch] = {Bootstrap: bootstrap}
 """Specs that fit again (bootstrap, jackknife, ...): they are dispatched here, above the estimators."""
 
 
@@ -224,10 +228,24 @@ class Fit:
         """Two-sided p-values (m,); NaN where zero lies on the bound of a parameter."""
         return self._series(self._table().pvalues)
 
-    def conf_int(self, alpha: float = 0.05, cov: Any = None) -> Any:
-        """Return confidence intervals (m, 2) as a DataFrame; those of bounded parameters stay inside."""
-        table = self._table(cov, alpha)
-        return pd.DataFrame({0: table.lower, 1: table.upper}, index=list(table.labels))
+    def conf_int(self, alpha: float = 0.05, cov: Any = None, kind: str = "normal") -> Any:
+        """Return confidence intervals (m, 2) as a DataFrame; those of bounded parameters stay inside.
+
+        `kind`: "normal", or with `cov=Bootstrap(...)` "percentile", "basic", "bca", "t".
+        """
+        covariance = self.cov(cov if cov is not None or kind == "normal" else "bootstrap")
+        if kind == "t" and "std_errors" not in covariance.details and isinstance(spec := parse(cov), Bootstrap):
+            covariance = self.cov(replace(spec, studentize=True))
+        lower, upper = resampled_intervals(self.optimum, covariance, kind, alpha)
+        return pd.DataFrame({0: lower, 1: upper}, index=list(self.likelihood.space.labels))
+
+    def bootstrap(self, kind: str = "pairs", **options: Any) -> Covariance:
+        """Return a bootstrap covariance with its replicates: `fit.cov(Bootstrap(kind, **options))`."""
+        return self.cov(Bootstrap(kind, **options))
+
+    def wild_score_test(self, hypothesis: str | Sequence[str], **options: Any) -> WildTest:
+        """Test constraints by the score bootstrap with the null imposed; see `wild_score_test`."""
+        return wild_score_test(self.optimum, hypothesis, **options)
 
     def compare(self, specs: Sequence[Any] | None = None, *, small_sample: str = "default") -> Comparison:
         """Return estimates with the standard errors of several covariances side by side.

@@ -1,6 +1,6 @@
 """Many maximisations at once: bootstraps, Monte Carlo studies, profiles."""
 
 from mlecov.batch.evaluators import with_columns
-from mlecov.batch.maximize import Batch, maximize_batch, maximize_many, require
+from mlecov.batch.maximize import Batch, Kind, maximize_batch, maximize_many, require
 
-__all__ = ["Batch", "maximize_batch", "maximize_many", "require", "with_columns"]
+__all__ = ["Batch", "Kind", "maximize_batch", "maximize_many", "require", "with_columns"]

@@ -245,8 +245,7 @@ class IndexEvaluator(Evaluator):
     def _derivatives(self, thetas: Array, which: Codes) -> tuple[Array, Array, Array]:
         a, n = len(which), self.likelihood.n_terms
         eta = self.predictors(thetas, which).reshape(-1, a * n)
-        with np.errstate(all="ignore"):
-            value, first, second = self.likelihood.model.derivatives(eta, self._columns(which), 2)
+        value, first, second = self.likelihood.model.derivatives(eta, self._columns(which), 2)
         assert first is not None and second is not None
         return value.reshape(a, n), first.reshape(-1, a, n), second.reshape(-1, a, n)
 
@@ -277,7 +276,8 @@ class IndexEvaluator(Evaluator):
         alike = (thetas == thetas[0]).all() and (origins is None or (origins == origins[0]).all())
         if not (shared and alike):
             return super().first(thetas)
-        found = self._derivatives(thetas[:1], np.zeros(1, dtype=np.intp))
+        with np.errstate(all="ignore"):
+            found = self._derivatives(thetas[:1], np.zeros(1, dtype=np.intp))
         return _joined(self._over_blocks(lambda part: self._gather(*found, part), len(thetas)))
 
     def expected(self, thetas: Array, which: Codes) -> Array:
@@ -294,7 +294,8 @@ class IndexEvaluator(Evaluator):
     def _over_blocks(self, function: Any, count: int) -> list[Any]:
         """Return function(slice) of each block of replications."""
         step = self._block()
-        return [function(slice(i, min(i + step, count))) for i in range(0, count, step)]
+        with np.errstate(all="ignore"):  # a trial step may overflow: its values are refused by the search
+            return [function(slice(i, min(i + step, count))) for i in range(0, count, step)]
 
 
 def _joined(parts: Sequence[Sums]) -> Sums:

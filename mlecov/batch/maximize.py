@@ -22,7 +22,7 @@ from mlecov.lazy import lazy
 from mlecov.likelihood.base import Likelihood, Restricted, no_expected_information
 from mlecov.likelihood.general import GeneralLikelihood
 from mlecov.likelihood.index import IndexLikelihood
-from mlecov.optimize.newton import direction
+from mlecov.linalg import SINGULAR
 
 tqdm = lazy("tqdm.auto")
 
@@ -193,12 +193,16 @@ def maximize_many(
         return maximize_batch(
             first, weights, outcomes=outcomes, start=start, keep=keep, max_iter=max_iter, progress=progress
         )
-    starts = [lik.start() if start is None else np.broadcast_to(start, (count, len(lik.start())))[i]
-              for i, lik in enumerate(likelihoods)]
-    return Batch.join([
-        maximize_batch(lik, np.ones((1, lik.n_terms)), start=begin, keep=keep, max_iter=max_iter)
-        for lik, begin in zip(likelihoods, starts, strict=True)
-    ])
+    starts = [
+        lik.start() if start is None else np.broadcast_to(start, (count, len(lik.start())))[i]
+        for i, lik in enumerate(likelihoods)
+    ]
+    return Batch.join(
+        [
+            maximize_batch(lik, np.ones((1, lik.n_terms)), start=begin, keep=keep, max_iter=max_iter)
+            for lik, begin in zip(likelihoods, starts, strict=True)
+        ]
+    )
 
 
 def _unwrapped(likelihood: Likelihood) -> Any:
@@ -291,24 +295,31 @@ def _starts(likelihood: Likelihood, problem: Problem, start: Array | None) -> Ar
 
 
 def directions(matrices: Array, gradients: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
-    """Return (steps A^-1 g (a, k), decrements g' A^-1 g (a,), which A are positive definite)."""
-    diagonal: Array = np.diagonal(matrices, axis1=1, axis2=2)
+    """Return (steps A^-1 g (a, k), decrements g' A^-1 g (a,), which A are positive definite).
+
+    Where an A is not, the eigenvalues of the equilibrated matrix are replaced by their absolute
+    values, floored, so that the step still ascends.
+    """
+    diagonal = np.diagonal(matrices, axis1=1, axis2=2)
+    size = np.sqrt(np.abs(diagonal))
+    scale = 1 / np.where(size > 0, size, np.maximum(size.max(axis=1, initial=0.0, keepdims=True), 1e-300))
+    equal = matrices * (scale[:, :, None] * scale[:, None, :])
     if (diagonal > 0).all():
-        scale = 1 / np.sqrt(diagonal)
         try:
-            lower = np.linalg.cholesky(matrices * (scale[:, :, None] * scale[:, None, :]))
+            lower = np.linalg.cholesky(equal)
         except np.linalg.LinAlgError:
             pass
         else:
             if np.diagonal(lower, axis1=1, axis2=2).min() > 1e-4:
                 steps = np.asarray(np.linalg.solve(matrices, gradients[:, :, None])[:, :, 0], dtype=float)
                 return steps, np.einsum("ak,ak->a", steps, gradients), np.ones(len(steps), dtype=np.bool_)
-    found = [direction(matrix, gradient) for matrix, gradient in zip(matrices, gradients, strict=True)]
-    return (
-        np.array([step for step, _, _ in found]),
-        np.array([decrement for _, decrement, _ in found]),
-        np.array([definite for _, _, definite in found]),
-    )
+    values, vectors = np.linalg.eigh(equal)
+    definite = np.asarray(values[:, 0] > values.shape[1] * SINGULAR, dtype=np.bool_)
+    largest = np.maximum(np.abs(values).max(axis=1, keepdims=True), 1e-300)
+    values = np.where(definite[:, None], values, np.maximum(np.abs(values), 1e-6 * largest))
+    half = np.einsum("aki,ak->ai", vectors, scale * gradients)
+    steps = scale * np.einsum("aki,ai->ak", vectors, half / values)
+    return steps, np.einsum("ai,ai->a", half, half / values), definite
 
 
 @dataclass
@@ -416,6 +427,6 @@ def require(batch: Batch, share: float, what: str) -> str:
         raise EvaluationError(
             f"{what}: {total} of {count} replications failed ({text}). What is left is no sample of the "
             "estimator's distribution. Look for separation or weak identification; the 'score' bootstrap "
-            f" fits nothing again; or allow more with max_failures= (now {share:g})."
+            f"fits nothing again; or allow more with max_failures= (now {share:g})."
         )
     return text
