@@ -50,6 +50,8 @@ HOMES: dict[str, str] = {
     "ar": "time_series",
     "arma": "time_series",
     "markov_switching": "switching",
+    "multivariate_normal": "multivariate",
+    "sur": "multivariate",
 }
 """Model name -> the module of this package that defines it."""
 
