@@ -83,6 +83,10 @@ class CovarianceWarning(MlecovWarning):
     """A covariance is less than it seems: rank deficient, not positive semi-definite, few groups."""
 
 
+class QuadratureWarning(MlecovWarning):
+    """An integral in the log-likelihood moves with the number of quadrature points."""
+
+
 class MissingDataWarning(MlecovWarning):
     """Rows were dropped because of missing values, as asked."""
 
