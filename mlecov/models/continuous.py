@@ -43,7 +43,7 @@ class Gaussian(Model):
             return value, first, None
         return value, first, np.stack([-(scale**2), -2 * first[0], -2 * square])
 
-    has_expected = True  # type: ignore[assignment]
+    has_expected = True
 
     def expected(self, eta: Array, columns: Columns) -> Array:
         return np.stack([-np.exp(-2 * eta[1]), np.zeros(eta.shape[1]), np.full(eta.shape[1], -2.0)])
@@ -55,7 +55,7 @@ class Gaussian(Model):
         return theta
 
     def mean(self, eta: Array, columns: Columns) -> Array:
-        return eta[0]
+        return np.asarray(eta[0])
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         found = special.ndtr((columns["y"] - eta[0]) * np.exp(-eta[1]))
@@ -97,7 +97,7 @@ class StudentT(Model):
 
     name = "student_t"
     equations = {"mu": None, "sigma": positive(), "df": positive(8.0)}
-    has_expected = True  # type: ignore[assignment]
+    has_expected = True
 
     def check(self, y: Array, columns: Columns) -> str | None:
         return None
@@ -196,7 +196,7 @@ class Gamma(Model):
 
     name = "gamma"
     equations = {"mu": None, "shape": positive()}
-    has_expected = True  # type: ignore[assignment]
+    has_expected = True
 
     def check(self, y: Array, columns: Columns) -> str | None:
         return outside(y, y > 0, "positive")
@@ -231,11 +231,13 @@ class Gamma(Model):
         mu = likelihood.predictors(theta, 0, len(y))[0]
         gap = max(float(np.mean(y * np.exp(-mu) - 1 - np.log(y) + mu)), 1e-8)
         # Minka's approximation of the shape that solves log a - digamma(a) = gap
-        set_constant(likelihood, theta, 1, float(np.log((3 - gap + np.sqrt((gap - 3) ** 2 + 24 * gap)) / (12 * gap))))
+        set_constant(
+            likelihood, theta, 1, float(np.log((3 - gap + np.sqrt((gap - 3) ** 2 + 24 * gap)) / (12 * gap)))
+        )
         return theta
 
     def mean(self, eta: Array, columns: Columns) -> Array:
-        return np.exp(eta[0])
+        return np.asarray(np.exp(eta[0]))
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         found = special.gammainc(np.exp(eta[1]), columns["y"] * np.exp(eta[1] - eta[0]))
@@ -276,7 +278,7 @@ class Beta(Model):
 
     name = "beta"
     equations = {"mu": None, "phi": positive()}
-    has_expected = True  # type: ignore[assignment]
+    has_expected = True
 
     def check(self, y: Array, columns: Columns) -> str | None:
         return outside(y, (y > 0) & (y < 1), "strictly between 0 and 1")
@@ -366,7 +368,7 @@ def beta(formula: Any, data: Any = None, *, phi: str | None = None, **options: A
     -------
     >>> import mlecov as ml
     >>> lik = ml.models.beta("I(food / income) ~ income + persons", ml.load("food"))
-    >>> round(ml.fit(lik).params["phi"], 2)
+    >>> float(round(ml.fit(lik).params["phi"], 2))
     35.61
     """
     return build(Beta(), formula, data, equations={"phi": phi}, **options)

@@ -67,7 +67,7 @@ class Duration(Model):
             if len(rows):
                 part = self.cumulative(eta[:, rows], columns["entry"][rows], order)
                 for whole, piece in zip((value, first, second), part, strict=True):
-                    if whole is not None:
+                    if whole is not None and piece is not None:
                         whole[..., rows] += piece
         return value, first, second
 
@@ -102,8 +102,8 @@ class Duration(Model):
         if not np.isin(event, (RIGHT, EVENT, LEFT, BETWEEN)).all():
             bad = np.flatnonzero(~np.isin(event, (RIGHT, EVENT, LEFT, BETWEEN)))[0]
             return (
-                f"needs event= coded 0 (right-censored), 1 (event), 2 (left-censored) or 3 (interval, with upper=); "
-                f"it is {event[bad]:g} in row {bad}."
+                "needs event= coded 0 (right-censored), 1 (event), 2 (left-censored) or 3 (interval, with "
+                f"upper=); it is {event[bad]:g} in row {bad}."
             )
         code, lower, upper = codes(y, columns)
         wrong = self.support(y, code == EVENT)
@@ -120,9 +120,10 @@ class Duration(Model):
             return f"must lie after entry= (from 0 on); it is {y[bad]:g} against {entry[bad]:g} in row {bad}."
         if entry is not None and ((code > EVENT) & (entry > lower)).any():
             bad = int(np.argmax((code > EVENT) & (entry > lower)))
-            return f"has an interval that opens before entry= in row {bad}: {lower[bad]:g} against {entry[bad]:g}."
+            return f"has an interval that opens before entry= in row {bad}: {lower[bad]:g} against "
+                f"{entry[bad]:g}."
         if (code == RIGHT).all():
-            return "is right-censored in every row: there is no event, and no maximum. Look at event= and upper=."
+            return "is right-censored in every row: without events there is no maximum. See event=, upper=."
         return None
 
     @property
@@ -145,7 +146,9 @@ class Duration(Model):
         before = np.zeros(eta.shape[1])
         if "entry" in columns:
             entered = columns["entry"] > 0
-            before = np.where(entered, self.cumulative(eta, np.where(entered, columns["entry"], 1.0), 0)[0], 0.0)
+            before = np.where(
+                entered, self.cumulative(eta, np.where(entered, columns["entry"], 1.0), 0)[0], 0.0
+            )
 
         def distribution(t: Array) -> Array:
             inside = np.where(t > 0, self.cumulative(eta, np.where(t > 0, t, 1.0), 0)[0], 0.0)
@@ -163,12 +166,15 @@ class Duration(Model):
         """Draw durations under the observed design.
 
         Rows right-censored at y stay under observation until y; an interval row is inspected at its
-        two ends, and known to have survived until its entry; an event row is followed to its event. Draws exceed the time of entry.
+        two ends, and known to have survived until its entry; an event row is followed to its event.
+        Draws exceed the time of entry.
         """
-        drawn = rng.standard_exponential(eta.shape[1])
+        drawn: Array = np.asarray(rng.standard_exponential(eta.shape[1]))
         if "entry" in columns:
             entered = columns["entry"] > 0
-            drawn += np.where(entered, self.cumulative(eta, np.where(entered, columns["entry"], 1.0), 0)[0], 0.0)
+            drawn += np.where(
+                entered, self.cumulative(eta, np.where(entered, columns["entry"], 1.0), 0)[0], 0.0
+            )
         t = self.inverse(eta, drawn)
         if "event" not in columns:
             return {"y": t, "log_y": np.log(t)}

@@ -18,7 +18,9 @@ from mlecov.formulas import evaluate, parse
 Array = npt.NDArray[np.float64]
 
 
-def open_ends(data: Any, formula: Any, columns: dict[str, Any], key: str, sign: float) -> tuple[Any, dict[str, Any]]:
+def open_ends(
+    data: Any, formula: Any, columns: dict[str, Any], key: str, sign: float
+) -> tuple[Any, dict[str, Any]]:
     """Return (data, columns) with the ends `columns[key]` cut into numbers and flags of open ends.
 
     An end that is missing or sign * infinity is open: its number becomes 0 and its flag
@@ -68,7 +70,11 @@ def change_outcome(
     table = open_table(data)
     if left in table:
         raw = table.raw(left)
-        values = np.where(is_missing(raw), np.nan, raw).astype(float) if raw.dtype.kind == "O" else raw.astype(float)
+        values = (
+            np.where(is_missing(raw), np.nan, raw).astype(float)
+            if raw.dtype.kind == "O"
+            else raw.astype(float)
+        )
     else:
         kept = None if observed is None else np.flatnonzero(observed)
         values = np.full(table.n_rows, np.nan)

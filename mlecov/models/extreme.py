@@ -86,8 +86,10 @@ class GEV(Model):
         l_zs = slope * w_zs - w_z * (1 + tail * w_s)
         l_ss = slope * w_ss - w_s * (2 + tail * w_s)
         mixed = l_z + z * l_zz
-        return value, first, np.stack(
-            [scale * scale * l_zz, scale * mixed, -scale * l_zs, z * mixed, -z * l_zs, l_ss]
+        return (
+            value,
+            first,
+            np.stack([scale * scale * l_zz, scale * mixed, -scale * l_zs, z * mixed, -z * l_zs, l_ss]),
         )
 
     def start(self, likelihood: IndexLikelihood) -> Array:
@@ -155,7 +157,7 @@ class GeneralizedPareto(Model):
 
     name = "generalized_pareto"
     equations = {"sigma": None, "shape": real(0.1)}
-    has_expected = True  # type: ignore[assignment]
+    has_expected = True
 
     def check(self, y: Array, columns: Columns) -> str | None:
         return outside(y, y >= 0, "non-negative (an excess over the threshold)")
@@ -175,8 +177,10 @@ class GeneralizedPareto(Model):
         if order < 2:
             return value, first, None
         w_zz, w_zs, w_ss = found[3:]
-        return value, first, np.stack(
-            [-rate * z * (w_z + z * w_zz), z * (w_z + rate * w_zs), -2 * w_s - rate * w_ss]
+        return (
+            value,
+            first,
+            np.stack([-rate * z * (w_z + z * w_zz), z * (w_z + rate * w_zs), -2 * w_s - rate * w_ss]),
         )
 
     def expected(self, eta: Array, columns: Columns) -> Array:

@@ -22,7 +22,7 @@ LOG_HALF_PI = 0.5 * float(np.log(2 / np.pi))
 
 @dataclass(frozen=True)
 class Frontier(Model):
-    """y = mu + v - s u, v normal, u >= 0, s = 1 (production) or -1 (cost); predictors (mu, log sv, log su)."""
+    """y = mu + v - s u, v normal, u >= 0, s = 1 (production) or -1 (cost); predictors mu, log sv, log su."""
 
     sign: float = 1.0
     equations = {"mu": None, "sigma_v": positive(), "sigma_u": positive()}
@@ -44,9 +44,10 @@ class Frontier(Model):
         if third <= 0:
             side, name = ("left", "production") if self.sign > 0 else ("right", "cost")
             raise ConvergenceError(
-                f"{self.name}: the least-squares residuals are not skewed to the {side}, as a {name} frontier's are "
-                f"(third moment {-self.sign * third:.3g}). The likelihood then has its maximum at sigma_u = 0, that is, "
-                "least squares (Waldman 1982). Look at cost= and the specification, or give start= to search elsewhere."
+                f"{self.name}: the least-squares residuals are not skewed to the {side}, as a {name} "
+                f"frontier's are (third moment {-self.sign * third:.3g}). The likelihood then has a maximum at "
+                "sigma_u = 0, that is, least squares (Waldman 1982). Look at cost= and the specification, or "
+                "give start= as an array (k,) to search elsewhere."
             )
         mean, variance, skew = self.moments()
         total = float(np.exp(2 * log_spread))
@@ -100,7 +101,11 @@ class HalfNormalFrontier(Frontier):
         c_v, c_u, part = -1 - share_v, share_v, 0.5 * (square - 1)
         step = -self.sign * ratio
         first = np.stack(
-            [e * inverse - slope * step, 2 * part * share_v - slope * q * c_v, 2 * part * share_u - slope * q * c_u]
+            [
+                e * inverse - slope * step,
+                2 * part * share_v - slope * q * c_v,
+                2 * part * share_u - slope * q * c_u,
+            ]
         )
         if order < 2:
             return value, first, None
@@ -191,7 +196,8 @@ def frontier(
     sigma_v, sigma_u :
         Formulas of log sigma_v and log sigma_u, if they vary.
 
-    Reference: Aigner, Lovell & Schmidt (1977); Meeusen & van den Broeck (1977); Kumbhakar & Lovell (2000).
+    Reference: Aigner, Lovell & Schmidt (1977), Journal of Econometrics 6, 21-37; Kumbhakar & Lovell
+    (2000), chapter 3.
 
     >>> import numpy as np
     >>> frontier(np.array([1.0, 2.0, 4.0]), np.ones((3, 1))).space.labels

@@ -25,7 +25,7 @@ LOG_SQRT_2PI = 0.5 * float(np.log(2 * np.pi))
 
 @dataclass(frozen=True)
 class Heckman(Model):
-    """Outcome y = mu + sigma e seen where select + u > 0; corr(e, u) = rho = tanh(c), 2c the fourth predictor.
+    """Outcome y = mu + sigma e seen where select + u > 0; corr(e, u) = tanh(c), 2c the fourth predictor.
 
     With e = (y - mu)/sigma and h = (select + rho e)/sqrt(1 - rho^2) = select cosh c + e sinh c, a row
     seen contributes log phi(e) - log sigma + log Phi(h), another log Phi(-select).
@@ -57,7 +57,9 @@ class Heckman(Model):
             first[1, others] = -missing[1]
         if second is not None:
             second[4, others] = missing[2]
-        for whole, piece in zip((value, first, second), _seen(eta[:, rows], columns["y"][rows], order), strict=True):
+        for whole, piece in zip(
+            (value, first, second), _seen(eta[:, rows], columns["y"][rows], order), strict=True
+        ):
             if whole is not None:
                 whole[..., rows] = piece
         return value, first, second
@@ -197,14 +199,14 @@ def heckman(
     if chosen.left is not None:
         raw = table.raw(chosen.left)
         missing = is_missing(raw)
-        seen = numeric(chosen.left, np.where(missing, 0, raw) if missing.any() else raw)
-        seen = np.where(missing, np.nan, seen)
+        filled = numeric(chosen.left, np.where(missing, 0, raw) if missing.any() else raw)
+        seen = np.where(missing, np.nan, filled)
     elif left is not None and left in table:
-        seen = 1.0 - is_missing(table.raw(left))
+        seen = np.where(is_missing(table.raw(left)), 0.0, 1.0)
     else:
         raise SpecificationError(
-            f"heckman: select={select!r} has no left-hand side and the outcome {left!r} is no column that could be "
-            "missing; write select='seen ~ ...' with a column that is 0 or 1."
+            f"heckman: select={select!r} has no left-hand side and the outcome {left!r} is no column "
+            "that could be missing; write select='seen ~ ...' with a column that is 0 or 1."
         )
     observed = seen == 1
 

@@ -46,7 +46,9 @@ def row_weights(likelihood: IndexLikelihood, weights: Array | None = None) -> Ar
     return own if weights is None else own * weights
 
 
-def regress(likelihood: IndexLikelihood, theta: Array, e: int, z: Array, weights: Array | None = None) -> Array:
+def regress(
+    likelihood: IndexLikelihood, theta: Array, e: int, z: Array, weights: Array | None = None
+) -> Array:
     """Return theta with equation e's coefficients set to weighted least squares of z (n,) on its design."""
     equation = likelihood.equations[e]
     response = z if equation.offset is None else z - equation.offset
@@ -63,7 +65,7 @@ def regress(likelihood: IndexLikelihood, theta: Array, e: int, z: Array, weights
 
 
 def set_constant(likelihood: IndexLikelihood, theta: Array, e: int, value: float) -> None:
-    """Set equation e to a constant, in place: its scalar, or the first coefficient where that is an intercept."""
+    """Set equation e to a constant, in place: its scalar, or its intercept if that is first."""
     equation = likelihood.equations[e]
     if equation.columns is not None:
         first = likelihood.design.dot(np.eye(equation.stop - equation.start)[0], equation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def extrapolated(function: Any, x: float, step: float) -> Array:
     steps = step / 2.0 ** np.arange(4)
     table = [(np.asarray(function(x + h)) - np.asarray(function(x - h))) / (2 * h) for h in steps]
     for j in range(1, len(table)):
-        table = [(4.0**j * fine - coarse) / (4.0**j - 1) for coarse, fine in zip(table, table[1:], strict=False)]
+        table = [(4.0**j * fine - coarse) / (4.0**j - 1) for coarse, fine in pairwise(table)]
     return np.asarray(table[0])
 
 
@@ -43,6 +44,7 @@ def check_derivatives(
         found = model.derivatives(eta, columns, order)
         np.testing.assert_allclose(found[0], value, rtol=1e-12, atol=1e-12)
         if order:
+            assert found[1] is not None
             np.testing.assert_allclose(found[1], first, rtol=1e-12, atol=1e-12)
 
     def moved(e: int, order: int, shift: float) -> Any:
@@ -55,7 +57,9 @@ def check_derivatives(
     for e in range(len(eta)):
         by_difference = extrapolated(lambda h, e=e: moved(e, 0, h), 0.0, step)
         scale = 1.0 + np.abs(value) + np.abs(first[e])
-        np.testing.assert_array_less(np.abs(by_difference - first[e]) / scale, rtol, f"first derivative, predictor {e}")
+        np.testing.assert_array_less(
+            np.abs(by_difference - first[e]) / scale, rtol, f"first derivative, predictor {e}"
+        )
         by_difference = extrapolated(lambda h, e=e: moved(e, 1, h), 0.0, step)
         for p, (left, right) in enumerate(likelihood.pairs):
             if e in (left, right):
@@ -95,7 +99,9 @@ def check_simulation(
         optimum = maximize(drawn)
         move = optimum.theta - theta
         distance = float(move @ optimum.evaluation.information @ move)
-        assert distance < chdtri(len(theta), 1e-5), f"estimates {optimum.theta} of {theta}: distance {distance:.1f}"
+        assert distance < chdtri(len(theta), 1e-5), (
+            f"estimates {optimum.theta} of {theta}: distance {distance:.1f}"
+        )
 
 
 def check_model(likelihood: IndexLikelihood, theta: Array, *, seed: int = 0, **options: Any) -> None:
@@ -115,4 +121,6 @@ def check_model(likelihood: IndexLikelihood, theta: Array, *, seed: int = 0, **o
 def check_case(found: Array, expected: Array, digits: float, what: str) -> None:
     """Check numbers against a case's to `digits` significant digits (NaN where the case prints none)."""
     printed = ~np.isnan(expected)
-    np.testing.assert_allclose(found[printed], expected[printed], rtol=0.6 * 10.0 ** (1 - digits), err_msg=what)
+    np.testing.assert_allclose(
+        found[printed], expected[printed], rtol=0.6 * 10.0 ** (1 - digits), err_msg=what
+    )

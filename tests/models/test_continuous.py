@@ -98,7 +98,12 @@ def test_betareg_food() -> None:
     eim = covariance(optimum, parse("eim")).bse
     check_case(eim[:3], case.bse("expected_information")[:3], 4, "published eim")
     check_case(eim[3:], case.bse("expected_information")[3:], 3, "published eim of phi")
-    for estimator, spec in [("expected_information", "eim"), ("hessian", "oim"), ("opg", "opg"), ("sandwich", "robust")]:
+    for estimator, spec in [
+        ("expected_information", "eim"),
+        ("hessian", "oim"),
+        ("opg", "opg"),
+        ("sandwich", "robust"),
+    ]:
         expected = np.array(list(case.raw["std_errors_computed_nofactor"][estimator].values()))
         check_case(covariance(optimum, parse(spec)).bse, expected, 9, estimator)
 
@@ -132,7 +137,10 @@ def test_box_cox_inverse_against_mpmath(z: float, s: float) -> None:
         # the quotient is analytic at s = 0: differentiate about 1e-25 beside it
         point = (mpmath.mpf(z), mpmath.mpf(s) if s else mpmath.mpf(10) ** -15)
         orders = [(1, 0), (0, 1), (2, 0), (1, 1), (0, 2)]
-        expected = [exact(*point), *(mpmath.diff(exact, point, order, h=mpmath.mpf(10) ** -18) for order in orders)]
+        expected = [
+            exact(*point),
+            *(mpmath.diff(exact, point, order, h=mpmath.mpf(10) ** -18) for order in orders),
+        ]
     found = [part[0] for part in box_cox_inverse(np.array([z]), np.array([s]), 2)]
     np.testing.assert_allclose(found, [float(v) for v in expected], rtol=1e-12, atol=1e-14)
 
@@ -141,7 +149,10 @@ def test_frontier_is_the_convolution_of_its_parts() -> None:
     e = np.array([-1.5, -0.2, 0.4, 1.1])
     sv, su = 0.6, 0.9
     grid = np.linspace(0, 40, 400_001)
-    for inefficiency, law in (("half_normal", stats.halfnorm(scale=su)), ("exponential", stats.expon(scale=su))):
+    for inefficiency, law in (
+        ("half_normal", stats.halfnorm(scale=su)),
+        ("exponential", stats.expon(scale=su)),
+    ):
         for cost in (False, True):
             lik = models.frontier(e, np.ones((4, 1)), inefficiency=inefficiency, cost=cost)
             shifted = e[:, None] + (-grid if cost else grid)
@@ -176,7 +187,12 @@ def test_concentrated_densities_keep_their_digits() -> None:
         point = mpmath.mpf(y)
         beta = mpmath.loggamma(phi) - mpmath.loggamma(m * phi) - mpmath.loggamma(b)
         beta += (m * phi - 1) * mpmath.log(point) + (b - 1) * mpmath.log(1 - point)
-        gamma = a * mpmath.log(a) - mpmath.loggamma(a) + (a - 1) * mpmath.log(point) - a * (point / m + mpmath.log(m))
+        gamma = (
+            a * mpmath.log(a)
+            - mpmath.loggamma(a)
+            + (a - 1) * mpmath.log(point)
+            - a * (point / m + mpmath.log(m))
+        )
         student = mpmath.loggamma((a + 1) / 2) - mpmath.loggamma(a / 2) - mpmath.log(mpmath.pi * a) / 2
         student -= (a + 1) / 2 * mpmath.log1p(point**2 / a)
     columns = {"y": np.array([y])}
@@ -196,6 +212,11 @@ def test_gammaln_excess_against_mpmath(x: float) -> None:
     with mpmath.workdps(50):
         z = mpmath.mpf(x)
         value = mpmath.loggamma(z) - z * mpmath.log(z) + z
-        expected = [value, mpmath.digamma(z) - mpmath.log(z), mpmath.polygamma(1, z) - 1 / z, mpmath.polygamma(2, z) + z**-2]
+        expected = [
+            value,
+            mpmath.digamma(z) - mpmath.log(z),
+            mpmath.polygamma(1, z) - 1 / z,
+            mpmath.polygamma(2, z) + z**-2,
+        ]
     found = gammaln_excess_derivatives(x, 3)
     np.testing.assert_allclose(found, [float(v) for v in expected], rtol=3e-15)

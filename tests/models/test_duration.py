@@ -40,7 +40,9 @@ def test_lung_weibull(form: str) -> None:
     check_case(optimum.theta, case.theta, case.digits["estimates"], "estimates")
     check_case(optimum.theta, np.array(list(case.raw["estimates_computed"].values())), 11, "estimates")
     for estimator in ("hessian", "sandwich"):
-        check_case(free_bse(optimum, SPECS[estimator]), case.bse(estimator), case.digits[estimator], estimator)
+        check_case(
+            free_bse(optimum, SPECS[estimator]), case.bse(estimator), case.digits[estimator], estimator
+        )
     for estimator, spec in SPECS.items():
         expected = np.array(list(case.raw["std_errors_computed_nofactor"][estimator].values()))
         check_case(free_bse(optimum, spec), expected, 11, estimator)
@@ -56,7 +58,9 @@ def test_strikes(name: str) -> None:
     check_case(optimum.theta, case.theta, min(case.digits["estimates"], 11), "estimates")
     for estimator, spec in SPECS.items():
         if estimator in case.std_errors:
-            check_case(free_bse(optimum, spec), case.bse(estimator), min(case.digits[estimator], 11), estimator)
+            check_case(
+                free_bse(optimum, spec), case.bse(estimator), min(case.digits[estimator], 11), estimator
+            )
 
 
 GREENE = {"exponential": "oim", "weibull": "opg", "loglogistic": "opg", "lognormal": "opg"}
@@ -64,7 +68,7 @@ GREENE = {"exponential": "oim", "weibull": "opg", "loglogistic": "opg", "lognorm
 
 @pytest.mark.parametrize("name", list(GREENE))
 def test_strikes_greene(name: str) -> None:
-    """Greene (2003), Table 22.8: lambda and p; s.e. of two parameters are OPG, the exponential's the Hessian's."""
+    """Greene (2003), Table 22.8: lambda and p; s.e. are OPG but for the exponential's."""
     case = load_case("strikes_greene")
     optimum = maximize(getattr(models, name)("duration ~ 1", case.data))
     assert optimum.evaluation.loglike == pytest.approx(case.raw["loglik_by_model"][name], rel=1e-12)
@@ -143,7 +147,9 @@ def test_censoring_patterns_are_those_of_scipys_distributions(name: str) -> None
     function = getattr(models, name)
     likelihood = function(np.full(8, t), np.ones((8, 1)), event=event, upper=ends, entry=entries)
     between = np.log(law.cdf(upper) - law.cdf(t))
-    expected = np.array([law.logpdf(t), law.logsf(t), law.logcdf(t), between, law.logsf(t)] * 2)[[0, 1, 2, 3, 4, 0, 1, 3]]
+    expected = np.array([law.logpdf(t), law.logsf(t), law.logcdf(t), between, law.logsf(t)] * 2)[
+        [0, 1, 2, 3, 4, 0, 1, 3]
+    ]
     expected[5:] -= law.logsf(entry)
     found = likelihood.evaluate(np.array(theta)).loglike_obs
     if name == "exponential":
@@ -192,7 +198,10 @@ def test_upper_alone_tells_events_from_censoring() -> None:
         ({"event": [1, 0, 5]}, "coded 0 .right-censored.*it is 5 in row 2"),
         ({"event": [0, 0, 0]}, "right-censored in every row"),
         ({"event": [1, 3, 0]}, "upper= was not given"),
-        ({"event": [1, 3, 0], "upper": [1.0, 0.5, 1.0]}, "must not exceed upper=; it is 2 against 0.5 in row 1"),
+        (
+            {"event": [1, 3, 0], "upper": [1.0, 0.5, 1.0]},
+            "must not exceed upper=; it is 2 against 0.5 in row 1",
+        ),
         ({"entry": [0.0, 2.5, 0.0]}, "must lie after entry=.*2 against 2.5 in row 1"),
     ],
 )

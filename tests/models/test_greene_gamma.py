@@ -56,7 +56,9 @@ def test_greene_exponential() -> None:
         check_case(found.bse, case.bse(estimator), 11, estimator)
         if estimator in case.raw["published_variances"]:
             published = case.raw["published_variances"][estimator]
-            assert found.matrix[0, 0] == pytest.approx(published, abs=0.51 * 10.0 ** -(7 - len(str(int(published)))))
+            assert found.matrix[0, 0] == pytest.approx(
+                published, abs=0.51 * 10.0 ** -(7 - len(str(int(published))))
+            )
 
 
 def test_greene_gamma() -> None:
@@ -72,7 +74,9 @@ def test_greene_gamma() -> None:
     for estimator, spec in SPECS.items():
         made = covariance(optimum, parse(spec))
         check_case(made.bse, case.bse(estimator), 8 if estimator == "opg" else 11, estimator)
-        np.testing.assert_allclose(made.user, case.raw["covariances"][estimator], rtol=1e-10, err_msg=estimator)
+        np.testing.assert_allclose(
+            made.user, case.raw["covariances"][estimator], rtol=1e-10, err_msg=estimator
+        )
 
 
 def test_greene_tests_of_the_exponential_against_the_gamma() -> None:
@@ -102,7 +106,7 @@ def test_greene_tests_of_the_exponential_against_the_gamma() -> None:
 
 
 def test_gamma_with_log_mean_holds_the_exponential() -> None:
-    """The ready-made models: rho = 1 in the gamma is the exponential, and the likelihood-ratio test sees it."""
+    """The ready-made models: rho = 1 in the gamma is the exponential."""
     data = load_case("greene_gamma").data
     wide = maximize(models.gamma("income ~ educ", data))
     narrow = maximize(models.exponential("income ~ educ", data))

