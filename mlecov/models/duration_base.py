@@ -120,8 +120,8 @@ class Duration(Model):
             return f"must lie after entry= (from 0 on); it is {y[bad]:g} against {entry[bad]:g} in row {bad}."
         if entry is not None and ((code > EVENT) & (entry > lower)).any():
             bad = int(np.argmax((code > EVENT) & (entry > lower)))
-            return f"has an interval that opens before entry= in row {bad}: {lower[bad]:g} against "
-                f"{entry[bad]:g}."
+            ends = f"{lower[bad]:g} against {entry[bad]:g}"
+            return f"has an interval that opens before entry= in row {bad}: {ends}."
         if (code == RIGHT).all():
             return "is right-censored in every row: without events there is no maximum. See event=, upper=."
         return None

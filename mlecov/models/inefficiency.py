@@ -45,8 +45,8 @@ class Frontier(Model):
             side, name = ("left", "production") if self.sign > 0 else ("right", "cost")
             raise ConvergenceError(
                 f"{self.name}: the least-squares residuals are not skewed to the {side}, as a {name} "
-                f"frontier's are (third moment {-self.sign * third:.3g}). The likelihood then has a maximum at "
-                "sigma_u = 0, that is, least squares (Waldman 1982). Look at cost= and the specification, or "
+                f"frontier's are (third moment {-self.sign * third:.3g}). The likelihood then has a maximum "
+                "at sigma_u = 0, that is, least squares (Waldman 1982). Look at cost= and the specification, or "
                 "give start= as an array (k,) to search elsewhere."
             )
         mean, variance, skew = self.moments()
@@ -205,7 +205,7 @@ def frontier(
     """
     if inefficiency not in FRONTIERS:
         raise SpecificationError(
-            f"frontier: inefficiency={inefficiency!r} is not known; expected {' or '.join(map(repr, FRONTIERS))}."
+            f"frontier: inefficiency={inefficiency!r} is not known; expected 'half_normal' or 'exponential'."
         )
     model = FRONTIERS[inefficiency](sign=-1.0 if cost else 1.0)
     return build(model, formula, data, equations={"sigma_v": sigma_v, "sigma_u": sigma_u}, **options)
