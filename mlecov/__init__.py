@@ -11,8 +11,9 @@ from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.resampling import Bootstrap
 from mlecov.covariance.specs import Given
 from mlecov.datasets import datasets, load
+from mlecov.diagnostics.facade import clarke, hausman, vuong
 from mlecov.errors import MlecovError, MlecovWarning
-from mlecov.fit import fit, load_fit
+from mlecov.fit import bias_reduced, fit, load_fit
 from mlecov.inference.multiple import adjust_pvalues, simultaneous
 from mlecov.kinds import (
     correlation,
@@ -39,13 +40,16 @@ __all__ = [
     "MlecovError",
     "MlecovWarning",
     "adjust_pvalues",
+    "bias_reduced",
     "check_derivatives",
+    "clarke",
     "correlation",
     "covariance",
     "datasets",
     "estimated",
     "fit",
     "fixed",
+    "hausman",
     "interval",
     "likelihood",
     "linear",
@@ -57,5 +61,8 @@ __all__ = [
     "positive",
     "real",
     "simplex",
+    "stack",
+    "two_step",
     "simultaneous",
+    "vuong",
 ]

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlecov import joint
 from mlecov.covariance.specs import Basic, parse
 from mlecov.errors import SpecificationError
+from mlecov.inference.bias import reduce_bias
 from mlecov.likelihood.base import Likelihood
 from mlecov.optimize.maximize import Method, maximize
 from mlecov.optimum import Step
@@ -94,6 +96,23 @@ def fit(
     return Fit(optimum, Basic(default) if cov is None else parse(cov))
 
 
+def bias_reduced(likelihood: Likelihood, *, max_iter: int = 200) -> Fit:
+    """Fit with Firth's penalty log det I / 2 (Jeffreys' prior): finite where outcomes are separated.
+
+    See `inference.bias.reduce_bias`. Covariances are those of the log-likelihood at these estimates.
+
+    Example
+    -------
+    >>> import numpy as np
+    >>> import mlecov as ml
+    >>> x = np.array([-2.0, -1, 1, 2])
+    >>> separated = ml.models.logit((x > 0).astype(float), np.column_stack([np.ones(4), x]))
+    >>> ml.bias_reduced(separated).params.round(3).to_dict()
+    {'mu[x0]': 0.0, 'mu[x1]': 1.099}
+    """
+    return Fit(reduce_bias(likelihood, max_iter=max_iter))
+
+
 def load_fit(path: Any, likelihood: Likelihood | None = None) -> Fit:
     """Return a fit saved with `fit.save(path)`; `likelihood=` reattaches what it was fitted to.
 
@@ -105,3 +124,41 @@ def load_fit(path: Any, likelihood: Likelihood | None = None) -> Fit:
         Where the file is no saved fit, or the likelihood is not the one that was fitted.
     """
     return Fit(load_optimum(path, likelihood))
+
+
+def stack(*fits: Fit, cov: Any = None, **named: Fit) -> Fit:
+    """Return several fits as one, with the joint robust covariance of all parameters (Stata's `suest`).
+
+    Terms are matched by index labels; samples may overlap in part. Parameters are labelled
+    `name.label`: the name is the keyword, or else the model's (numbered where it occurs twice).
+    `cov` is the default covariance: "robust", or Cluster(...), HAC(...), ....
+
+    Example
+    -------
+    >>> import mlecov as ml
+    >>> data = ml.load("spector")
+    >>> a = ml.fit(ml.models.probit("grade ~ gpa + psi", data))
+    >>> b = ml.fit(ml.models.logit("grade ~ gpa + psi", data))
+    >>> joint = stack(a, b)
+    >>> round(joint.wald("1.6*probit.mu[gpa] = logit.mu[gpa]").pvalue, 2)  # doctest: +SKIP
+    0.66
+
+    See `mlecov.joint.stack` for formula and references.
+    """
+    kinds = [fit.likelihood.facts.name for fit in fits]
+    names = [f"{n}{kinds[:i].count(n) + 1}" if kinds.count(n) > 1 else n for i, n in enumerate(kinds)]
+    optima = [fit.optimum for fit in (*fits, *named.values())]
+    return Fit(joint.stack(optima, [*names, *named]), Basic("robust") if cov is None else parse(cov))
+
+
+def two_step(first: Fit, second: Likelihood, *, cov: Any = None, **options: Any) -> Fit:
+    """Maximise a second likelihood given a first fit; covariances account for the first step.
+
+    Parameters of `second` declared `estimated("beta", shape=...)` take the first's `beta`. The default
+    covariance is Murphy and Topel's ("murphy-topel"); "robust", Cluster(...), ... are those of both
+    steps as one set of estimating equations. Options as in `fit`.
+
+    See `mlecov.joint.two_step` for formulas and references.
+    """
+    optimum = joint.two_step(first.optimum, second, **options)
+    return Fit(optimum, joint.MurphyTopel() if cov is None else parse(cov))

@@ -15,6 +15,7 @@ from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.resampling import Bootstrap
 from mlecov.covariance.sandwich import covariance
 from mlecov.covariance.specs import Basic, Spec, parse
+from mlecov.diagnostics.facade import Assessed
 from mlecov.errors import CovarianceError
 from mlecov.inference.resample import bootstrap
 from mlecov.inference.resample_intervals import resampled_intervals
@@ -46,7 +47,7 @@ RESAMPLING: dict[type[Spec], Dispatch] = {Bootstrap: bootstrap}
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class Fit(Assessed):
     """Estimates of a likelihood and every covariance of them.
 
     Names are statsmodels': `params`, `bse`, `tvalues`, `pvalues`, `conf_int(alpha)`,

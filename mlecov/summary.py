@@ -126,7 +126,8 @@ def title(optimum: Optimum) -> str:
     """Return the heading: the model and its outcome."""
     likelihood = optimum.likelihood
     outcome = f" of {likelihood.facts.outcome}" if likelihood.facts.outcome else ""
-    return f"{likelihood.facts.name}{outcome}: maximum likelihood"
+    penalised = "penalised " if optimum.record.method.startswith("bias-reduced") else ""
+    return f"{likelihood.facts.name}{outcome}: {penalised}maximum likelihood"
 
 
 def facts(optimum: Optimum) -> tuple[tuple[str, str], ...]:

@@ -59,7 +59,7 @@ class Separation:
 
     @property
     def kind(self) -> str:
-        """"complete" or "quasi-complete"."""
+        """ "complete" or "quasi-complete"."""
         return "complete" if self.complete else "quasi-complete"
 
     def sentence(self) -> str:
@@ -233,12 +233,19 @@ def recession_signs(likelihood: IndexLikelihood, eta: Array, e: int) -> Signs:
 
 
 def _rises(likelihood: Likelihood, matrix: Array, raw: Array, direction: Array) -> bool:
-    """Tell whether the log-likelihood does not fall along the direction (terms may not be concave)."""
+    """Tell whether the log-likelihood does not fall along the direction (terms may not be concave).
+
+    The last step is as long as the curvature here says would cost 100: at a maximum it does, whatever
+    the units; along a separating direction there is no curvature and nothing to lose.
+    """
     base = likelihood.unrestricted
     move = matrix @ direction
-    low = base.evaluate(raw).loglike
+    here = base.evaluate(raw, order=2)
+    low = here.loglike
     noise = 1e-9 * max(abs(low), 1.0)
-    for length in (1.0, 10.0):
+    bend = float(move @ here.information @ move)
+    lengths = (1.0, 10.0) if bend <= 0 else (1.0, 10.0, np.sqrt(200 / bend))
+    for length in lengths:
         value = base.evaluate(raw + length * move).loglike
         if np.isfinite(value) and value < low - noise:
             return False
