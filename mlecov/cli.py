@@ -115,7 +115,7 @@ def datasets(form: Format = "text") -> None:
         typer.echo(table.to_csv(index=False).rstrip("\n"))
     else:
         for row in table.to_dict("records"):
-            typer.echo(f"{row['name']:14s} {row['rows']:6d} x {row['columns']:<3d} {row['title']}")
+            typer.echo(f"{row['name']:14s} {row['rows']:6d} rows  {row['title']}")
 
 
 @app.command()

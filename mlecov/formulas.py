@@ -21,6 +21,7 @@ from mlecov.likelihood.design import Columns, DenseDesign, Design, Equation, Tab
 from mlecov.parameters import LinearKind, LinearTerms
 
 formulaic = lazy("formulaic")
+pd = lazy("pandas")
 tabmat = lazy("tabmat")
 
 Array = npt.NDArray[np.float64]
@@ -198,6 +199,9 @@ def _model_matrix(right: str, rows: Rows, names: set[str], materializer: str | N
     options = {"na_action": "raise", "ensure_full_rank": True}
     try:
         if materializer == "tabmat":
+            for name in names:  # numbers keep their own order, not that of their text
+                if re.search(rf"C\(\s*{re.escape(name)}\b", right) and name in frame:
+                    frame[name] = pd.Categorical(frame[name])
             return tabmat.from_formula(
                 right,
                 frame,

@@ -208,11 +208,11 @@ class ParameterSpace:
         """Names of theta (k): the unconstrained coordinates that constraints leave."""
         if self.matrix is None:
             return self.raw_labels
-        rows = [
-            int(np.flatnonzero((self.matrix[:, j] == 1) & ((self.matrix != 0).sum(axis=1) == 1))[0])
-            for j in range(self.k)
-        ]
-        return tuple(self.raw_labels[row] for row in rows)
+        names = []
+        for j in range(self.k):
+            own = np.flatnonzero((self.matrix[:, j] != 0) & ((self.matrix != 0).sum(axis=1) == 1))
+            names.append(self.raw_labels[own[0]] if len(own) else f"theta[{j}]")
+        return tuple(names)
 
     @cached_property
     def is_identity(self) -> bool:

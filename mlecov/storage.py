@@ -117,13 +117,13 @@ def load_optimum(path: Any, likelihood: Likelihood | None = None) -> Optimum:
 def _reattach(
     space: ParameterSpace, arrays: dict[str, Any], meta: dict[str, Any], record: Record, likelihood: Likelihood
 ) -> Optimum:
+    if likelihood.space.raw_labels != space.raw_labels:
+        raise SpecificationError(
+            f"the likelihood has parameters {', '.join(likelihood.space.raw_labels)}; the saved fit has "
+            f"{', '.join(space.raw_labels)}."
+        )
     if space.matrix is not None and likelihood.space.matrix is None:
         likelihood = likelihood.restricted(arrays["matrix"], arrays["origin"], tuple(meta["restrictions"]))
-    if likelihood.space.free_labels != space.free_labels:
-        raise SpecificationError(
-            f"the likelihood has parameters {', '.join(likelihood.space.free_labels)}; the saved fit has "
-            f"{', '.join(space.free_labels)}."
-        )
     evaluation = likelihood.evaluate(arrays["theta"], order=2, scores=True)
     if abs(evaluation.loglike - meta["loglike"]) > 1e-8 * (1 + abs(meta["loglike"])):
         raise SpecificationError(

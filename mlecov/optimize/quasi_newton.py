@@ -64,7 +64,7 @@ def minimize_negative(
     def note(x: Array, *_: Any) -> None:
         monitor.step(method, likelihood.evaluate(x).loglike if monitor.trace else np.nan, np.nan, 1.0)
 
-    options: dict[str, Any] = {"maxiter": max_iter}
+    options: dict[str, Any] = {"maxfun" if method == "tnc" else "maxiter": max_iter}
     if method == "nelder-mead":
         options |= {"maxiter": max_iter * max(20, 10 * len(theta)), "xatol": 1e-6, "fatol": 1e-9, "adaptive": True}
     with np.errstate(all="ignore"):
