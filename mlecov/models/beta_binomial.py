@@ -29,7 +29,9 @@ class BetaBinomial(CountModel):
     def check(self, y: Array, columns: Columns) -> str | None:
         trials = columns["trials"]
         whole = (y == np.floor(y)) & (trials == np.floor(trials))
-        wrong = outside(y, whole & (y >= 0) & (y <= trials), "a count between 0 and the trials, both whole numbers")
+        wrong = outside(
+            y, whole & (y >= 0) & (y <= trials), "a count between 0 and the trials, both whole numbers"
+        )
         if wrong is None and len(trials) and trials.max() < 2:
             return "has one trial in every row: theta is not identified. Use logit."
         return wrong

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import special
 
 from mlecov.errors import SpecificationError
-from mlecov.functions import log_ndtr_derivatives
+from mlecov.functions import log1mexp, log_ndtr_derivatives
 from mlecov.kinds import Kind
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build, constant_outcome, least_squares_start, outside
@@ -162,7 +162,7 @@ class Cloglog(Binary):
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         hit, rate = columns["y"] == 1, np.exp(eta[0])
-        value = np.where(hit, np.log(-np.expm1(-rate)), -rate)
+        value = np.where(hit, log1mexp(-rate), -rate)
         if not order:
             return value, None, None
         ratio = rate / np.expm1(rate)
@@ -256,7 +256,9 @@ class HeteroskedasticProbit(Binary):
         return super().simulate(rng, self.index(eta)[None], columns)
 
 
-def heteroskedastic_probit(formula: str, data: Any = None, *, sigma: str | None = None, **options: Any) -> IndexLikelihood:
+def heteroskedastic_probit(
+    formula: str, data: Any = None, *, sigma: str | None = None, **options: Any
+) -> IndexLikelihood:
     """Return the likelihood of the probit model whose errors have a standard deviation exp(z'g).
 
         log f = log Phi((2y - 1) x'b / exp(z'g))

@@ -51,7 +51,9 @@ def _log_tail(x: Array, y: Array, rho: Array) -> Array:
     slope = -mode - rho / root * log_ndtr_derivatives((y - rho * mode) / root, 1)[1]
     width = high - mode + np.minimum(10.0, 50.0 / np.maximum(slope, 1e-3))
     nodes = high[:, None] - width[:, None] * _panels()[0]
-    log_height = -0.5 * nodes**2 + log_ndtr_derivatives((y[:, None] - rho[:, None] * nodes) / root[:, None], 0)[0]
+    log_height = (
+        -0.5 * nodes**2 + log_ndtr_derivatives((y[:, None] - rho[:, None] * nodes) / root[:, None], 0)[0]
+    )
     top = log_height.max(axis=1)
     mass = np.exp(log_height - top[:, None]) @ _panels()[1]
     return np.asarray(top + np.log(mass * width) - 0.5 * np.log(2 * np.pi))
@@ -156,7 +158,9 @@ class BivariateProbit(Model):
         return np.asarray(np.expm1(self.derivatives(eta, columns, 0)[0]) > -1e-7)
 
 
-def bivariate_probit(formula: str, data: Any = None, *, second: str | None = None, **options: Any) -> IndexLikelihood:
+def bivariate_probit(
+    formula: str, data: Any = None, *, second: str | None = None, **options: Any
+) -> IndexLikelihood:
     """Return the likelihood of the bivariate probit model of two binary outcomes.
 
         y1 = 1[x1'b1 + e1 > 0],  y2 = 1[x2'b2 + e2 > 0],  (e1, e2) normal with correlation rho,

@@ -40,7 +40,10 @@ class MultinomialLogit(Model):
     def check(self, y: Array, columns: Columns) -> str | None:
         top = len(self.levels) - 1
         wrong = outside(y, (y >= 0) & (y <= top) & (y == np.floor(y)), f"a category, 0 to {top}")
-        if wrong is None and (absent := np.flatnonzero(np.bincount(y.astype(np.intp), minlength=top + 1) == 0)).size:
+        if (
+            wrong is None
+            and (absent := np.flatnonzero(np.bincount(y.astype(np.intp), minlength=top + 1) == 0)).size
+        ):
             names = ", ".join(repr(self.levels[j]) for j in absent)
             return f"never takes the value(s) {names}: their coefficients have no maximum. Leave them out."
         return wrong
@@ -118,7 +121,9 @@ def multinomial_logit(
     if base is not None:
         found = encode(name, formula, data, levels, in_order=False)[1]
         if base not in found:
-            raise SpecificationError(f"{name}: base={base!r} is not among the categories {listing(map(repr, found))}.")
+            raise SpecificationError(
+                f"{name}: base={base!r} is not among the categories {listing(map(repr, found))}."
+            )
         levels = [base, *(level for level in found if level != base)]
     outcome, found, source = encode(name, formula, data, levels, in_order=False)
     return build(MultinomialLogit(found), outcome, source, **options)
@@ -195,7 +200,9 @@ def choose(data: UnitData, utility: Array, bounds: npt.NDArray[np.intp] | None =
 def check_choices(name: str, outcome: str, y: Array, bounds: npt.NDArray[np.intp], labels: Any) -> None:
     """Raise SupportError unless y is 0 or 1, and 1 exactly once between bounds."""
     if not np.isin(y, (0.0, 1.0)).all():
-        raise SupportError(f"{name}: the outcome {outcome!r} must be 1 on the chosen row and 0 on the others.")
+        raise SupportError(
+            f"{name}: the outcome {outcome!r} must be 1 on the chosen row and 0 on the others."
+        )
     counts = np.add.reduceat(y, bounds[:-1])
     if (counts != 1).any():
         bad = np.flatnonzero(counts != 1)
@@ -216,7 +223,9 @@ def refuse_constant_columns(name: str, data: UnitData, bounds: npt.NDArray[np.in
         )
 
 
-def conditional_logit(formula: Any, data: Any = None, *, unit: Any = None, **options: Any) -> ConditionalLogit:
+def conditional_logit(
+    formula: Any, data: Any = None, *, unit: Any = None, **options: Any
+) -> ConditionalLogit:
     """Return the likelihood of McFadden's conditional logit: a row per alternative, a unit per choice.
 
         P(j chosen) = exp(x_j'b) / sum over the unit's rows m of exp(x_m'b)

@@ -317,7 +317,9 @@ def zero_inflated_nb2(
     return dispersed(build(ZeroInflated(NB2()), formula, data, equations=further, **options))
 
 
-def hurdle_poisson(formula: Any, data: Any = None, *, hurdle: str | None = None, **options: Any) -> IndexLikelihood:
+def hurdle_poisson(
+    formula: Any, data: Any = None, *, hurdle: str | None = None, **options: Any
+) -> IndexLikelihood:
     """Return the likelihood of the Poisson hurdle regression.
 
         P(0) = 1 - p,  P(y) = p f(y) / (1 - f(0)) for y > 0,  p = 1 / (1 + exp(-z'g)),
@@ -372,7 +374,9 @@ def _point(truncation: int) -> int:
     return int(truncation)
 
 
-def truncated_poisson(formula: Any, data: Any = None, *, truncation: int = 0, **options: Any) -> IndexLikelihood:
+def truncated_poisson(
+    formula: Any, data: Any = None, *, truncation: int = 0, **options: Any
+) -> IndexLikelihood:
     """Return the likelihood of the Poisson regression observed only where y > c.
 
         log f = y log mu - mu - log y! - log P(Y > c),  mu = exp(x'b)

@@ -63,7 +63,9 @@ class CountModel(Model):
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.exp(eta[0])
 
-    def outcomes(self, eta: Array, columns: Columns, order: int = 0) -> Iterator[tuple[int, Array, Array | None]]:
+    def outcomes(
+        self, eta: Array, columns: Columns, order: int = 0
+    ) -> Iterator[tuple[int, Array, Array | None]]:
         """Yield (j, P(y = j) (n,), d2l/d eta2 at y = j) for j = lowest, lowest + 1, ... without end."""
         for j in range(self.lowest, LAST_COUNT):
             there = {**columns, "y": np.full(eta.shape[1], float(j))}

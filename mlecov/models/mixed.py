@@ -1,232 +1,346 @@
-"""Mixed logit: choices with coefficients that vary between persons, by simulated likelihood."""
+"""The linear mixed model: Gaussian outcomes in units with random coefficients."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
-from mlecov.errors import SpecificationError, listing
-from mlecov.kinds import positive
-from mlecov.lazy import lazy
-from mlecov.likelihood.base import Evaluation
-from mlecov.likelihood.scores import DenseScores
-from mlecov.models.choice import ConditionalLogit, check_choices, choose, refuse_constant_columns
-from mlecov.models.units import UnitLikelihood, open_units
-from mlecov.parameters import LinearKind, ParameterSpace
-
-qmc = lazy("scipy.stats.qmc")
+from mlecov.data import open_table, screen, term_weights
+from mlecov.errors import DataError, SpecificationError, listing
+from mlecov.formulas import Block, columns_used, evaluate, linear_kind, materialize, parse, variables
+from mlecov.kinds import Kind, correlation, interval, positive
+from mlecov.likelihood.base import Facts
+from mlecov.models.whole import Columns, Derivatives, WholeLikelihood, WholeModel, least_squares
+from mlecov.parameters import LinearTerms, ParameterSpace
 
 Array = npt.NDArray[np.float64]
-BLOCK = 2_000_000
-"""Numbers (rows x draws x parameters) held at once."""
+LOG_2PI = float(np.log(2 * np.pi))
 
 
 @dataclass(frozen=True)
-class MixedLogit(UnitLikelihood):
-    """log of the mean over R draws of prod_s P(choice in situation s); a unit is a person.
+class _Solved:
+    """What a unit's inverse covariance P = V^-1 makes of its residual r, by sufficient statistics.
 
-    V = x'(b + sd * z) for standard normal draws z (n, R, q) of the random columns; theta = (b, log sd).
-    Derivatives of the simulated likelihood are exact: with posterior weights p_r of the draws,
-    score = sum p_r g_r and Hessian = sum p_r (H_r + g_r g_r') - score score'.
+    u = P r, t = P u; A = Z'PZ, A2 = Z'P^2 Z.
     """
 
-    random: tuple[int, ...] = ()
-    draws: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    loglike: Array
+    Xu: Array
+    Zu: Array
+    uu: Array
+    Xt: Array
+    Zt: Array
+    ut: Array
+    A: Array
+    A2: Array
+    XPX: Array
+    XPZ: Array
+    trace: Array
+    trace2: Array
 
-    def linear_predictor(self, theta: Array) -> Array:
-        return np.asarray(self.data.matrix @ theta[: self.data.matrix.shape[1]] + self.data.offset)
 
-    def subset(self, terms: npt.NDArray[np.intp]) -> MixedLogit:
-        return replace(super().subset(terms), draws=self.draws[terms])
+@dataclass(frozen=True)
+class LinearMixed(WholeModel):
+    """y_i = X_i b + Z_i c_i + e_i, c_i ~ N(0, G), e_i ~ N(0, sigma^2 I); G by standard deviations and correlations.
 
-    def start(self) -> Array:
-        """Return the conditional logit's start, zeros, and standard deviations of a tenth of the columns' scale."""
-        theta = np.zeros(self.space.k)
-        p = self.data.matrix.shape[1]
-        pooled = self.conditional()
-        for _ in range(4):
-            found = pooled.evaluate(theta[:p], order=2)
-            assert found.gradient is not None and found.hessian is not None
-            theta[:p] -= np.linalg.lstsq(found.hessian, found.gradient, rcond=None)[0]
-        spread = self.data.matrix[:, list(self.random)].std(axis=0)
-        theta[p:] = np.log(0.5 / np.maximum(spread, 1e-300))
-        return theta
+    Columns are per unit: N, XX, XZ, ZZ, Xy, Zy, yy of the outcome less X b0 (so that sums of squares
+    lose no digits).
+    """
+
+    p: int
+    q: int
+    b0: tuple[float, ...]
+    name = "linear_mixed"
+    separable: ClassVar[bool] = True
+    has_expected: ClassVar[bool] = True
+
+    def _split(self, params: Array) -> tuple[Array, Array, Array, float]:
+        """Return b - b0, standard deviations (q,), correlation matrix (q, q) and sigma."""
+        p, q = self.p, self.q
+        R = np.eye(q)
+        below = self._below
+        R[below] = R.T[below] = params[p + q : -1]
+        return params[:p] - np.array(self.b0), params[p : p + q], R, float(params[-1])
 
     @property
-    def start_values(self) -> Any:
-        """Says that `start` is the model's own."""
-        return self.start
+    def _below(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Places of the correlations: below the diagonal, column by column."""
+        columns, rows = np.triu_indices(self.q, 1)
+        return rows, columns
 
-    def conditional(self) -> ConditionalLogit:
-        """Return the conditional logit of all choice situations (no coefficient varies)."""
-        bounds = self.situations()
-        data = replace(self.data, bounds=bounds, inner=None)
-        space = ParameterSpace.of({"mu": LinearKind(self.data.names)})
-        return ConditionalLogit(space, self.rows, None, self.facts, data)
+    def _moves(self, s: Array, R: Array) -> tuple[Array, dict[tuple[int, int], Array]]:
+        """Return dG by (sd, cor), (a, q, q), and the second derivatives that are not zero, for a <= b."""
+        q, (rows, columns) = self.q, self._below
+        first = np.zeros((q + len(rows), q, q))
+        second: dict[tuple[int, int], Array] = {}
+        for k in range(q):
+            first[k, k] += R[k] * s
+            first[k, :, k] += R[k] * s
+            for l in range(k, q):  # noqa: E741
+                move = np.zeros((q, q))
+                move[k, l] += R[k, l]
+                move[l, k] += R[k, l]
+                second[k, l] = move
+        for c, (i, j) in enumerate(zip(rows, columns, strict=True)):
+            unit = np.zeros((q, q))
+            unit[i, j] = unit[j, i] = 1.0
+            first[q + c] = s[i] * s[j] * unit
+            second[i, q + c], second[j, q + c] = s[j] * unit, s[i] * unit
+        return first, second
 
-    def situations(self) -> npt.NDArray[np.intp]:
-        """Return the first row of each choice situation, and the number of rows."""
-        inner = self.data.codes if self.data.inner is None else self.data.inner
-        return np.r_[0, np.flatnonzero(np.diff(inner)) + 1, len(inner)].astype(np.intp)
+    def _solve(self, params: Array, columns: Columns, full: bool = True) -> _Solved | Array:
+        d, s, R, sigma = self._split(params)
+        v, G = sigma**2, s[:, None] * R * s
+        ZZ, XZ, N = columns["ZZ"], columns["XZ"], columns["N"]
+        Zr = columns["Zy"] - np.einsum("npq,p->nq", XZ, d)
+        rr = columns["yy"] - 2.0 * columns["Xy"] @ d + np.einsum("npk,p,k->n", columns["XX"], d, d)
+        inner = v * np.eye(self.q) + ZZ @ G
+        M = np.swapaxes(np.linalg.solve(np.swapaxes(inner, 1, 2), np.broadcast_to(G, ZZ.shape)), 1, 2)
+        MZr = np.einsum("nij,nj->ni", M, Zr)
+        sign, logdet = np.linalg.slogdet(inner)
+        logdet = np.where(sign > 0, logdet, np.nan) + (N - self.q) * np.log(v)
+        quadratic = (rr - np.einsum("ni,ni->n", Zr, MZr)) / v
+        loglike = -0.5 * (N * LOG_2PI + logdet + quadratic)
+        if not full:
+            return loglike
+        MZZ = M @ ZZ
+        B = (np.eye(self.q) - MZZ) / v
+        Xr = columns["Xy"] - columns["XX"] @ d
 
-    def evaluate(
-        self, theta: Array, *, order: int = 0, scores: bool = False, weights: Array | None = None
-    ) -> Evaluation:
-        theta = np.asarray(theta, dtype=float)
-        order = max(order, 1) if scores else order
-        w = self.term_weights(weights)
-        n, k = self.n_terms, self.space.k
-        terms, first = np.empty(n), np.empty((n, k))
-        hessian = np.zeros((k, k))
-        starts, bounds = self.situations(), self.data.bounds
-        rows_at_once = max(BLOCK // (self.draws.shape[1] * (k if order else 1)), 1)
-        low = 0
-        with np.errstate(all="ignore"):
-            while low < n:
-                high = max(int(np.searchsorted(bounds, bounds[low] + rows_at_once, side="right")) - 1, low + 1)
-                inside = starts[(starts >= bounds[low]) & (starts < bounds[high])] - bounds[low]
-                part = slice(low, high)
-                found = self._block(theta, part, inside, order, None if w is None else w[part])
-                terms[part], first[part] = found[0], found[1]
-                hessian += found[2]
-                low = high
-        loglike = float(terms.sum() if w is None else w @ terms)
-        if not order:
-            return Evaluation(theta, loglike, loglike_obs=terms)
-        gradient = first.sum(axis=0) if w is None else w @ first
-        kept = DenseScores(first, self.weights) if scores else None
-        return Evaluation(theta, loglike, gradient, hessian if order > 1 else None, kept, terms)
+        def apply(Xa: Array, Za: Array) -> tuple[Array, Array]:
+            """Return X'P a and Z'P a from X'a and Z'a."""
+            Ma = np.einsum("nij,nj->ni", M, Za)
+            return (Xa - np.einsum("npq,nq->np", XZ, Ma)) / v, np.einsum("nij,ni->nj", B, Za)
 
-    def _block(
-        self, theta: Array, part: slice, situation: npt.NDArray[np.intp], order: int, w: Array | None
-    ) -> tuple[Array, Array, Array]:
-        """Return loglike_obs, scores and the weighted Hessian of the units of `part`."""
-        bounds = self.data.bounds[part.start : part.stop + 1]
-        rows = slice(bounds[0], bounds[-1])
-        x, y = self.data.matrix[rows], self.data.y[rows]
-        first_rows, p, k = bounds[:-1] - bounds[0], self.data.matrix.shape[1], self.space.k
-        sizes = np.diff(np.r_[situation, len(x)])
-        unit = np.repeat(np.arange(len(first_rows)), np.diff(bounds))
-        # d V / d log sd (N, R, q), which is also its second derivative
-        moved = x[:, None, list(self.random)] * (np.exp(theta[p:]) * self.draws[part])[unit]
-        v = (x @ theta[:p] + self.data.offset[rows])[:, None] + moved.sum(axis=2)
-        v -= np.repeat(np.maximum.reduceat(v, situation, axis=0), sizes, axis=0)
-        odds = np.exp(v)
-        total = np.add.reduceat(odds, situation, axis=0)
-        chosen = y == 1
-        log_choice = v[chosen] - np.log(total)
-        person_of = unit[situation]
-        starts = np.searchsorted(person_of, np.arange(len(first_rows)))
-        joint = np.add.reduceat(log_choice, starts, axis=0)
-        largest = joint.max(axis=1, keepdims=True)
-        posterior = np.exp(joint - largest)
-        mass = posterior.sum(axis=1, keepdims=True)
-        terms = (largest + np.log(mass / posterior.shape[1]))[:, 0]
-        if not order:
-            return terms, np.zeros((len(terms), k)), np.zeros((k, k))
-        posterior /= mass
-        odds /= np.repeat(total, sizes, axis=0)
-        z = np.concatenate([np.broadcast_to(x[:, None, :], (*v.shape, p)), moved], axis=2)
-        mean = np.add.reduceat(odds[:, :, None] * z, situation, axis=0)
-        g = np.add.reduceat(z[chosen] - mean, starts, axis=0)
-        first = np.einsum("nr,nrk->nk", posterior, g)
+        Xu, Zu = apply(Xr, Zr)
+        Xt, Zt = apply(Xu, Zu)
+        uu = (rr - 2.0 * np.einsum("ni,ni->n", Zr, MZr) + np.einsum("ni,nij,nj->n", MZr, ZZ, MZr)) / v**2
+        ut = (uu - np.einsum("ni,nij,nj->n", Zu, M, Zu)) / v
+        one = np.einsum("nii->n", MZZ)
+        return _Solved(
+            loglike, Xu, Zu, uu, Xt, Zt, ut, ZZ @ B, ZZ @ B @ B,
+            (columns["XX"] - XZ @ M @ np.swapaxes(XZ, 1, 2)) / v, XZ @ B,
+            (N - one) / v, (N - 2.0 * one + np.einsum("nij,nji->n", MZZ, MZZ)) / v**2,
+        )  # fmt: skip
+
+    def derivatives(self, params: Array, columns: Columns, order: int, w: Array | None) -> Derivatives:
+        found = self._solve(params, columns, order > 0)
+        if not isinstance(found, _Solved):
+            return found, None, None
+        _, s, R, sigma = self._split(params)
+        first, second = self._moves(s, R)
+        p, m, n = self.p, len(params), len(found.loglike)
+        gamma = 0.5 * (found.Zu[:, :, None] * found.Zu[:, None, :] - found.A)  # dl/dG
+        slope_v = 0.5 * (found.uu - found.trace)
+        scores = np.empty((n, m))
+        scores[:, :p] = found.Xu
+        scores[:, p:-1] = np.einsum("nij,aij->na", gamma, first)
+        scores[:, -1] = 2.0 * sigma * slope_v
         if order < 2:
-            return terms, first, np.zeros((k, k))
-        weight = posterior if w is None else posterior * w[:, None]
-        centred = (z - np.repeat(mean, sizes, axis=0)) * np.sqrt(odds * weight[unit])[:, :, None]
-        flat, outer = centred.reshape(-1, k), (g * np.sqrt(weight)[:, :, None]).reshape(-1, k)
-        hessian = outer.T @ outer - flat.T @ flat - first.T @ (first if w is None else first * w[:, None])
-        own = np.arange(p, k)
-        hessian[own, own] += np.einsum("nr,nrk->k", weight, g[:, :, p:])
-        return terms, first, hessian
+            return found.loglike, scores, None
+        one = np.ones(n) if w is None else w
+        total = -self._information(found, first, sigma, one, m)
+        inside = slice(p, m - 1)
+        GZu = np.einsum("aij,nj->nai", first, found.Zu)
+        cross = np.einsum("n,npi,nai->pa", one, found.XPZ, GZu)
+        total[:p, inside] = -cross
+        total[inside, :p] = -cross.T
+        total[:p, -1] = total[-1, :p] = -2.0 * sigma * (one @ found.Xt)
+        # observed less expected: 2 E[half tr(...)] - u'V_a P V_b u
+        trace = np.einsum("n,nij,ajk,nkl,bli->ab", one, found.A, first, found.A, first, optimize=True)
+        total[inside, inside] += trace - np.einsum("n,nai,nij,nbj->ab", one, GZu, found.A, GZu, optimize=True)
+        weighed = np.einsum("n,nij->ij", one, gamma)
+        for (a, b), move in second.items():
+            bend = float((weighed * move).sum())
+            total[p + a, p + b] += bend
+            if a != b:
+                total[p + b, p + a] += bend
+        line = np.einsum("n,nij,aji->a", one, found.A2, first) - np.einsum("n,nai,ni->a", one, GZu, found.Zt)
+        total[inside, -1] += 2.0 * sigma * line
+        total[-1, inside] += 2.0 * sigma * line
+        total[-1, -1] += 4.0 * sigma**2 * (one @ (found.trace2 - found.ut)) + 2.0 * (one @ slope_v)
+        return found.loglike, scores, total
 
-    def simulate(self, rng: np.random.Generator, theta: Array) -> MixedLogit:
-        p = self.data.matrix.shape[1]
-        tastes = rng.standard_normal((self.n_terms, len(self.random))) * np.exp(theta[p:])
-        v = self.linear_predictor(theta) + (self.data.matrix[:, list(self.random)] * tastes[self.data.codes]).sum(1)
-        v += rng.gumbel(size=len(v))
-        return replace(self, data=replace(self.data, y=choose(self.data, v, self.situations())))
+    def _information(self, found: _Solved, first: Array, sigma: float, w: Array, m: int) -> Array:
+        """Return X'PX and half tr(P V_a P V_b), summed over units."""
+        p, inside = self.p, slice(self.p, m - 1)
+        total = np.zeros((m, m))
+        total[:p, :p] = np.einsum("n,npk->pk", w, found.XPX)
+        total[inside, inside] = 0.5 * np.einsum(
+            "n,nij,ajk,nkl,bli->ab", w, found.A, first, found.A, first, optimize=True
+        )
+        line = sigma * np.einsum("n,nij,aji->a", w, found.A2, first)
+        total[inside, -1] = total[-1, inside] = line
+        total[-1, -1] = 2.0 * sigma**2 * (w @ found.trace2)
+        return total
+
+    def expected(self, params: Array, columns: Columns, w: Array | None) -> Array:
+        found = self._solve(params, columns)
+        assert isinstance(found, _Solved)
+        _, s, R, sigma = self._split(params)
+        one = np.ones(len(found.loglike)) if w is None else w
+        return self._information(found, self._moves(s, R)[0], sigma, one, len(params))
+
+    def start(self, likelihood: WholeLikelihood) -> Array:
+        """Return least squares, and the best of a few shares of its residual variance between c and e."""
+        columns = likelihood.columns
+        w = likelihood.term_weights(None)
+        one = np.ones(likelihood.count) if w is None else w
+        rows = float(one @ columns["N"])
+        d = np.linalg.lstsq(np.tensordot(one, columns["XX"], 1), one @ columns["Xy"], rcond=None)[0]
+        rss = float(one @ columns["yy"] - d @ (one @ columns["Xy"]))
+        spread = max(rss / rows, 1e-300)
+        size = np.einsum("n,nii->i", one, columns["ZZ"]) / rows
+        best, value = likelihood.space.start(), -np.inf
+        for share, tilt in itertools.product((0.05, 0.2, 0.5, 0.8), (1.0, 0.3)):
+            part = np.where(np.arange(self.q) == 0, 1.0, tilt)
+            sd = np.sqrt(share * spread / self.q / np.where(size > 0, size, 1.0)) * part
+            sigma = np.sqrt((1.0 - share) * spread)
+            zeros = np.zeros(self.q * (self.q - 1) // 2)
+            params = np.concatenate([np.array(self.b0) + d, sd, zeros, [sigma]])
+            loglike = float(one @ self.derivatives(params, columns, 0, None)[0])
+            if loglike > value:
+                b, s = params[: self.p], np.log(params[self.p : self.p + self.q])
+                best, value = np.concatenate([b, s, zeros, [np.log(sigma)]]), loglike
+        return best
+
+    def simulate(self, rng: np.random.Generator, params: Array, columns: Columns) -> dict[str, Array]:
+        """Draw the sufficient statistics: (X, Z)'e is normal, and e'e beyond them chi-squared."""
+        d, s, R, sigma = self._split(params)
+        N, XX, XZ, ZZ = (columns[key] for key in ("N", "XX", "XZ", "ZZ"))
+        n, p = len(N), self.p
+        root = np.linalg.cholesky(s[:, None] * R * s + 1e-300 * np.eye(self.q))
+        c = rng.standard_normal((n, self.q)) @ root.T
+        gram = np.block([[XX, XZ], [np.swapaxes(XZ, 1, 2), ZZ]])
+        values, vectors = np.linalg.eigh(gram)
+        values = np.where(values > 1e-10 * values[:, -1:], values, 0.0)
+        xi = rng.standard_normal(values.shape) * (values > 0)
+        We = sigma * np.einsum("nij,nj->ni", vectors, np.sqrt(values) * xi)
+        rest = np.maximum(N - (values > 0).sum(axis=1), 0.0)
+        extra = np.where(rest > 0, rng.chisquare(np.maximum(rest, 1.0)), 0.0)
+        ee = sigma**2 * ((xi**2).sum(axis=1) + extra)
+        Xf = XX @ d + np.einsum("npq,nq->np", XZ, c)
+        Zf = np.einsum("npq,p->nq", XZ, d) + np.einsum("nij,nj->ni", ZZ, c)
+        ff = Xf @ d + np.einsum("ni,ni->n", Zf, c)
+        yy = ff + 2.0 * (We[:, :p] @ d + np.einsum("ni,ni->n", We[:, p:], c)) + ee
+        return {"Xy": Xf + We[:, :p], "Zy": Zf + We[:, p:], "yy": yy}
 
 
-def normal_draws(n: int, draws: int, dimensions: int, sequence: str, seed: int) -> Array:
-    """Return quasi-random standard normal draws (n, R, q), consecutive points of the sequence to a unit."""
-    if sequence == "halton":
-        points = qmc.Halton(dimensions, scramble=True, rng=seed).random(n * draws)
-    elif sequence == "sobol":
-        size = int(np.ceil(np.log2(max(n * draws, 2))))
-        points = qmc.Sobol(dimensions, scramble=True, rng=seed).random_base2(size)[: n * draws]
-    else:
-        raise SpecificationError(f"sequence={sequence!r} is not known; expected 'halton' or 'sobol'.")
-    return np.asarray(special.ndtri(np.clip(points, 1e-15, 1 - 1e-15))).reshape(n, draws, dimensions)
+def _dense(block: Block) -> Block:
+    if block.offset is not None:
+        raise SpecificationError("linear_mixed: offset() has no meaning here; subtract it from the outcome.")
+    return block if block.is_dense else replace(block, matrix=np.asarray(block.matrix.toarray(), dtype=float))
 
 
-def mixed_logit(
-    formula: Any,
-    data: Any = None,
+def _statistics(X: Array, Z: Array, y: Array, unit: npt.NDArray[np.intp], n: int) -> dict[str, Array]:
+    """Return the sums of products within units."""
+    order = np.argsort(unit, kind="stable")
+    first = np.searchsorted(unit[order], np.arange(n))
+    X, Z, y = X[order], Z[order], y[order]
+
+    def sums(values: Array) -> Array:
+        return np.asarray(np.add.reduceat(values, first, axis=0))
+
+    return {
+        "N": sums(np.ones(len(y))),
+        "XX": sums(X[:, :, None] * X[:, None, :]),
+        "XZ": sums(X[:, :, None] * Z[:, None, :]),
+        "ZZ": sums(Z[:, :, None] * Z[:, None, :]),
+        "Xy": sums(X * y[:, None]),
+        "Zy": sums(Z * y[:, None]),
+        "yy": sums(y * y),
+    }
+
+
+def linear_mixed(
+    formula: str,
+    data: Any,
     *,
-    unit: Any = None,
-    situation: Any = None,
-    random: Sequence[str] = (),
-    draws: int = 200,
-    sequence: str = "halton",
-    seed: int = 0,
-    **options: Any,
-) -> MixedLogit:
-    """Return the simulated likelihood of the mixed logit model with independent normal coefficients.
+    unit: str,
+    random: str = "1",
+    missing: str = "raise",
+    frequency_weights: Any = None,
+    probability_weights: Any = None,
+) -> WholeLikelihood:
+    """Return the likelihood of the linear mixed model with random coefficients per unit.
 
-        P(choices of person i) = mean over r of prod_s exp(x_c'b_ir) / sum_m exp(x_m'b_ir),
-        b_ir = b + sd * z_ir,  z standard normal
+        y_i = X_i b + Z_i c_i + e_i,   c_i ~ N(0, G),   e_i ~ N(0, sigma^2 I)
+        log f(y_i) = -(N_i log 2 pi + log det V_i + (y_i - X_i b)' V_i^-1 (y_i - X_i b)) / 2,
+        V_i = Z_i G Z_i' + sigma^2 I
 
-    A term is a person, whose choice situations share the coefficients (panel scores). `mu[...]` are
-    means, `sd[...]` standard deviations (Stata's `mixlogit`/`cmxtmixlogit` and R's `mlogit`
-    and `gmnl` report the sd with either sign). The draws are part of the likelihood: the same seed
-    gives the same numbers; standard errors do not hold the simulation's own error, which
-    falls with `draws`.
+    A term is a unit: robust covariances are clustered by unit. Reported are `mu[x]`, the standard
+    deviations `sd_Intercept`, `sd_x`, their correlations `cor` (`cor[1,0]`, .. with three or more)
+    and `sigma`. Computed from sums of products within units: a step costs the number of units, not
+    of rows.
 
     Parameters
     ----------
     formula, data :
-        "chosen ~ price + time" and a frame, or arrays (y, X); y is 1 on the chosen row, else 0.
+        "y ~ x1 + x2" and a frame.
     unit :
-        Person: a column name or array.
-    situation :
-        Choice situation within the person; by default each person chooses once.
+        Column of ids.
     random :
-        Names of the columns whose coefficients vary ("x0", ... for arrays).
-    draws, sequence, seed :
-        Number of scrambled Halton ("halton") or Sobol ("sobol") points per person.
-    options :
-        `offset`, `missing`, weights (the same on all rows of a person).
+        Formula of Z: "1" a random intercept, "1 + days" intercept and slope, "0 + days" a slope.
+    missing, frequency_weights, probability_weights :
+        "raise" or "drop"; weights of units.
 
-    Reference: Train (2009), Discrete Choice Methods with Simulation, chapters 6, 9 and 10.
+    Maximum likelihood, not REML: R's `lmer(..., REML = FALSE)`, Stata's `mixed` (default). lmer's
+    standard errors of b are the inverse of X'V^-1 X (`eim`); Stata's `mixed` reports the logs of the
+    standard deviations and the inverse hyperbolic tangent of the correlation. A standard deviation
+    whose maximum is zero has no finite logarithm: the fit then does not converge, and says so.
 
-    >>> y, X, unit = np.array([1, 0, 0, 1]), np.array([[1.0], [2], [3], [1]]), np.array([0, 0, 1, 1])
-    >>> mixed_logit(y, X, unit=unit, random=["x0"], draws=8).space.labels
-    ('mu[x0]', 'sd[x0]')
+    References: Laird & Ware (1982), Biometrics 38; Pinheiro & Bates (2000), chapter 2.
+
+    Example
+    -------
+    >>> import mlecov as ml
+    >>> lik = ml.models.linear_mixed("reaction ~ days", ml.load("sleepstudy"), unit="subject", random="1 + days")
+    >>> ml.fit(lik).params.round(3).to_dict()["sd_days"]
+    5.717
     """
-    name = "mixed_logit"
-    chosen = [random] if isinstance(random, str) else list(random)
-    made, rows, weights, facts = open_units(name, formula, data, unit, constant=False, inner=situation, **options)
-    unknown = [column for column in chosen if column not in made.names]
-    if unknown or not chosen or len(set(chosen)) < len(chosen):
+    table, parsed = open_table(data), parse(formula)
+    if parsed.left is None:
+        raise SpecificationError(f"formula {formula!r} has no outcome; expected 'y ~ x1 + x2'.")
+    if parsed.offsets:
+        raise SpecificationError("linear_mixed: offset() has no meaning here; subtract it from the outcome.")
+    weights = {"frequency": frequency_weights, "probability": probability_weights}
+    given = {kind: value for kind, value in weights.items() if value is not None}
+    if len(given) > 1:
         raise SpecificationError(
-            f"{name}: random={chosen!r}; expected distinct columns among {listing(made.names)}. Without any, use "
-            "conditional_logit."
+            f"weights of {len(given)} kinds were given ({listing(given)}); one is possible."
         )
-    if not isinstance(draws, (int, np.integer)) or draws < 2:
-        raise SpecificationError(f"{name}: draws={draws!r}; expected a whole number of at least 2.")
-    places = tuple(made.names.index(column) for column in chosen)
-    space = ParameterSpace.of(
-        {"mu": LinearKind(made.names), **{f"sd[{column}]": positive(1.0) for column in chosen}}
+    terms, inner = LinearTerms(parsed.right), LinearTerms(random)
+    used = [parsed.left] if parsed.left in table else sorted(variables(parsed.left))
+    used += sorted(columns_used(terms, table)) + sorted(columns_used(inner, table)) + [unit]
+    rows = screen(
+        table, [*used, *(value for value in given.values() if isinstance(value, str))], missing, unit
     )
-    points = normal_draws(len(made.bounds) - 1, int(draws), len(places), sequence, seed)
-    found = MixedLogit(space, rows, weights, facts, made, places, points)
-    bounds = found.situations()
-    check_choices(name, facts.outcome or "y", made.y, bounds, np.arange(len(bounds) - 1))
-    refuse_constant_columns(name, made, bounds)
-    return found
+    y = evaluate(parsed.left, rows)
+    fixed, varying = _dense(materialize(terms, rows)), _dense(materialize(inner, rows))
+    p, q, n = len(fixed.names), len(varying.names), rows.n_terms
+    if n == rows.n_rows:
+        raise DataError(
+            f"linear_mixed: every row is a unit of its own in {unit!r}; G and sigma are not identified."
+        )
+    if np.linalg.matrix_rank(varying.matrix) < q:
+        raise SpecificationError(
+            f"linear_mixed: the columns of random={random!r} are collinear ({listing(varying.names)})."
+        )
+    kinds: dict[str, Kind] = {"mu": linear_kind(fixed)}
+    kinds |= {f"sd_{name}": positive() for name in varying.names}
+    if q == 2:
+        kinds["cor"] = interval(-1.0, 1.0)
+    elif q > 2:
+        kinds["cor"] = correlation(q)
+    kinds["sigma"] = positive()
+    b0 = least_squares(fixed.matrix, y)
+    assert rows.unit is not None
+    columns = _statistics(fixed.matrix, varying.matrix, y - fixed.matrix @ b0, rows.unit, n)
+    own = next((term_weights(rows, value, kind) for kind, value in given.items()), None)  # type: ignore[arg-type]
+    facts = Facts("linear_mixed", "whole, closed form", parsed.left, {"blocks": {"mu": fixed}})
+    model = LinearMixed(p, q, tuple(map(float, b0)))
+    return WholeLikelihood(ParameterSpace.of(kinds), rows, own, facts, model, columns, n)

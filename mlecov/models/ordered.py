@@ -47,7 +47,10 @@ class OrderedModel(Model):
     def check(self, y: Array, columns: Columns) -> str | None:
         top = len(self.levels) - 1
         wrong = outside(y, (y >= 0) & (y <= top) & (y == np.floor(y)), f"a category, 0 to {top}")
-        if wrong is None and (absent := np.flatnonzero(np.bincount(y.astype(np.intp), minlength=top + 1) == 0)).size:
+        if (
+            wrong is None
+            and (absent := np.flatnonzero(np.bincount(y.astype(np.intp), minlength=top + 1) == 0)).size
+        ):
             names = ", ".join(repr(self.levels[j]) for j in absent)
             return f"never takes the value(s) {names}: the cut points beside them have no maximum. Leave them out."
         return wrong
@@ -57,7 +60,9 @@ class OrderedModel(Model):
         w, y = weights_of(likelihood), likelihood.columns["y"]
         below = np.array([w @ (y <= j) for j in range(len(self.levels) - 1)]) / w.sum()
         cuts = self.quantile(np.clip(below, 1e-6, 1 - 1e-6))
-        return likelihood.space.pack({"cut": np.maximum.accumulate(cuts + 1e-6 * np.arange(len(cuts)))}, theta)
+        return likelihood.space.pack(
+            {"cut": np.maximum.accumulate(cuts + 1e-6 * np.arange(len(cuts)))}, theta
+        )
 
     def _ends(self, eta: Array, y: npt.NDArray[np.intp]) -> tuple[Array, Array]:
         steps = np.exp(eta[2:])

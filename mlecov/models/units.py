@@ -55,7 +55,12 @@ class UnitData:
             pairs = np.repeat(np.arange(len(terms)), sizes) * (self.inner.max() + 1) + self.inner[rows]
             inner = factorize(pairs)[0]
         return replace(
-            self, matrix=self.matrix[rows], y=self.y[rows], offset=self.offset[rows], bounds=bounds, inner=inner
+            self,
+            matrix=self.matrix[rows],
+            y=self.y[rows],
+            offset=self.offset[rows],
+            bounds=bounds,
+            inner=inner,
         )
 
 
@@ -150,7 +155,9 @@ def open_units(
     given = {"frequency": frequency_weights, "probability": probability_weights, "analytic": analytic_weights}
     weights = {kind: value for kind, value in given.items() if value is not None}
     if len(weights) > 1:
-        raise SpecificationError(f"weights of {len(weights)} kinds were given ({listing(weights)}); one is possible.")
+        raise SpecificationError(
+            f"weights of {len(weights)} kinds were given ({listing(weights)}); one is possible."
+        )
     if not isinstance(formula, str):
         formula, data, unit, inner = _as_frame(name, formula, data, unit, inner)
     elif data is None:
@@ -173,7 +180,9 @@ def open_units(
     return made, rows, own, Facts(name, "units, closed form", parsed.left, {"blocks": {"mu": block}})
 
 
-def _as_frame(name: str, y: Any, X: Any, unit: Any, inner: Any) -> tuple[str, Mapping[str, Any], str, str | None]:
+def _as_frame(
+    name: str, y: Any, X: Any, unit: Any, inner: Any
+) -> tuple[str, Mapping[str, Any], str, str | None]:
     """Return arrays (y, X, unit) as a formula and a table."""
     if X is None:
         raise SpecificationError(f"{name}(y, X): X is missing; give a matrix, or a formula and data.")
