@@ -31,7 +31,7 @@ HOMES: dict[str, str] = {
     "nb1": "count",
     "nb2": "count",
     "generalized_poisson": "count",
-    "beta_binomial": "beta_binomial",
+    "beta_binomial": "proportions",
     "zero_inflated_poisson": "count_zeros",
     "zero_inflated_nb2": "count_zeros",
     "hurdle_poisson": "count_zeros",
@@ -43,7 +43,7 @@ HOMES: dict[str, str] = {
     "ordered_probit": "ordered",
     "multinomial_logit": "choice",
     "conditional_logit": "choice",
-    "mixed_logit": "mixed",
+    "mixed_logit": "choice_mixed",
     "random_effects_probit": "random_effects",
     "random_effects_logit": "random_effects",
     "garch": "volatility",
@@ -52,6 +52,7 @@ HOMES: dict[str, str] = {
     "markov_switching": "switching",
     "multivariate_normal": "multivariate",
     "sur": "multivariate",
+    "linear_mixed": "mixed",
 }
 """Model name -> the module of this package that defines it."""
 

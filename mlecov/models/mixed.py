@@ -45,8 +45,9 @@ class _Solved:
 
 @dataclass(frozen=True)
 class LinearMixed(WholeModel):
-    """y_i = X_i b + Z_i c_i + e_i, c_i ~ N(0, G), e_i ~ N(0, sigma^2 I); G by standard deviations and correlations.
+    """y_i = X_i b + Z_i c_i + e_i, c_i ~ N(0, G), e_i ~ N(0, sigma^2 I).
 
+    Parameters: b, standard deviations and correlations of G, sigma.
     Columns are per unit: N, XX, XZ, ZZ, Xy, Zy, yy of the outcome less X b0 (so that sums of squares
     lose no digits).
     """
@@ -106,7 +107,7 @@ class LinearMixed(WholeModel):
         quadratic = (rr - np.einsum("ni,ni->n", Zr, MZr)) / v
         loglike = -0.5 * (N * LOG_2PI + logdet + quadratic)
         if not full:
-            return loglike
+            return np.asarray(loglike)
         MZZ = M @ ZZ
         B = (np.eye(self.q) - MZZ) / v
         Xr = columns["Xy"] - columns["XX"] @ d
@@ -298,7 +299,8 @@ def linear_mixed(
     Example
     -------
     >>> import mlecov as ml
-    >>> lik = ml.models.linear_mixed("reaction ~ days", ml.load("sleepstudy"), unit="subject", random="1 + days")
+    >>> data = ml.load("sleepstudy")
+    >>> lik = ml.models.linear_mixed("reaction ~ days", data, unit="subject", random="1 + days")
     >>> ml.fit(lik).params.round(3).to_dict()["sd_days"]
     5.717
     """
