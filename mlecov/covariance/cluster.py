@@ -48,10 +48,13 @@ def clustered(optimum: Optimum, spec: Cluster) -> Covariance:
     likelihood = optimum.likelihood
     ways = [grouping(likelihood, g, name) for g, name in zip(spec.groups, spec.names, strict=True)]
     terms = intersections(ways)
-    factors, text = cluster_factor(optimum, spec.type, spec.small_sample, [term.size for term, _ in terms], spec.k)
+    factors, text = cluster_factor(
+        optimum, spec.type, spec.small_sample, [term.size for term, _ in terms], spec.k
+    )
     leverage = POWERS[spec.type] > 0
     kind = which_curvature(likelihood, spec.curvature) if leverage or spec.df == "satterthwaite" else None
-    warn_few(min(way.size for way in ways), f"groups of {_smallest(ways).name!r}", likelihood.space.k)
+    few = _smallest(ways)
+    warn_few(few.size, f"groups of {few.name!r}", likelihood.space.k, spec.df == "satterthwaite")
     total = np.zeros((likelihood.space.k, likelihood.space.k))
     known: dict[int, Array] = {}
     for (term, sign), factor in zip(terms, factors, strict=True):
@@ -131,12 +134,15 @@ def _degrees(
     if spec.df == "t":
         return float(_smallest(ways).size - 1)
     if len(ways) > 1 or kind is None:
-        raise CovarianceError("df='satterthwaite' is defined for one way of clustering; use df='t' (smallest G - 1).")
+        raise CovarianceError(
+            "df='satterthwaite' is defined for one way of clustering; use df='t' (smallest G - 1)."
+        )
     refuse_working(kind)
     weights = optimum.likelihood.weights
     if weights is not None and weights.kind != "frequency":
         raise CovarianceError(
-            f"df='satterthwaite' with {weights.kind} weights is not defined: the working covariance of a weighted score "
+            f"df='satterthwaite' with {weights.kind} weights is not defined: the working covariance of a "
+            "weighted score "
             "is not its curvature. Use df='t' (G - 1)."
         )
     p = POWERS[spec.type]
@@ -150,5 +156,10 @@ def _degrees(
 def _label(spec: Cluster, ways: list[Grouping], factor: str, kind: Curvature | None) -> str:
     named = " and ".join(f"{way.name} ({way.size} groups)" for way in ways)
     leverage = f", leverage by {kind} curvature" if kind else ""
-    reference = {"normal": "", "t": f", t({_smallest(ways).size - 1})", "satterthwaite": ", Satterthwaite t"}[spec.df]
-    return f"clustered by {named}, {spec.type}, factor {factor}{leverage}, observed information as bread{reference}"
+    reference = {"normal": "", "t": f", t({_smallest(ways).size - 1})", "satterthwaite": ", Satterthwaite t"}[
+        spec.df
+    ]
+    return (
+        f"clustered by {named}, {spec.type}, factor {factor}{leverage}, "
+        f"observed information as bread{reference}"
+    )

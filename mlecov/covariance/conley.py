@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,8 @@ def conley(optimum: Optimum, spec: Conley) -> Covariance:
         pairs += weights.nnz
     unit = " km" if spec.metric == "haversine" else ""
     label = (
-        f"Conley, {spec.kernel} kernel, cutoff {spec.cutoff:g}{unit} ({spec.metric}), {pairs / len(points):.3g} "
+        f"Conley, {spec.kernel} kernel, cutoff {spec.cutoff:g}{unit} ({spec.metric}), "
+        f"{pairs / len(points):.3g} "
         f"neighbours on average, {len(place)} places, observed information as bread"
     )
     details = {"places": len(place), "pairs": pairs, "cutoff": spec.cutoff}
@@ -76,7 +78,9 @@ def coordinates(likelihood: Likelihood, spec: Conley) -> Array:
             given = [given[name] for name in given.columns]
         columns = [_column(likelihood, c, label_of(c, f"coordinates[{j}]")) for j, c in enumerate(given)]
         if spec.metric == "haversine" and len(columns) != 2:
-            raise CovarianceError(f"haversine needs two coordinates (latitude, longitude); got {len(columns)}.")
+            raise CovarianceError(
+                f"haversine needs two coordinates (latitude, longitude); got {len(columns)}."
+            )
     else:
         columns = [
             _column(likelihood, c, label_of(c, name)) for c, name in ((spec.lat, "lat"), (spec.lon, "lon"))
@@ -87,7 +91,8 @@ def coordinates(likelihood: Likelihood, spec: Conley) -> Array:
         bad = np.flatnonzero(np.abs(column) > bound)
         if len(bad):
             raise DataError(
-                f"{name} is {column[bad[0]]:g} in term {bad[0]}; expected degrees within +-{bound}. For other "
+                f"{name} is {column[bad[0]]:g} in term {bad[0]}; expected degrees within +-{bound}. For "
+                "other "
                 "coordinates use coordinates= with metric='euclidean'."
             )
     lat, lon = np.radians(columns[0]), np.radians(columns[1])
@@ -121,13 +126,15 @@ def neighbours(points: Array, spec: Conley) -> Iterator[tuple[Codes, Any]]:
         ]
     )
     bounds = _cuts(np.cumsum(counts))
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in pairwise(bounds):
         found = spatial.cKDTree(points[low:high]).sparse_distance_matrix(tree, radius, output_type="ndarray")
         distance = found["v"]
         if sphere:
             distance = 2 * EARTH * np.arcsin(np.minimum(distance / 2, 1.0))
         ratio = distance / spec.cutoff
-        weight = np.where(ratio <= 1 + 1e-12, 1.0, 0.0) if spec.kernel == "uniform" else np.maximum(1 - ratio, 0)
+        weight = (
+            np.where(ratio <= 1 + 1e-12, 1.0, 0.0) if spec.kernel == "uniform" else np.maximum(1 - ratio, 0)
+        )
         used = weight > 0
         matrix = sparse.csr_array(
             (weight[used], (found["i"][used], found["j"][used])), shape=(high - low, len(points))
@@ -143,4 +150,3 @@ def _cuts(cumulated: Codes) -> list[int]:
         stop = int(np.searchsorted(cumulated, done + PAIRS, side="right"))
         bounds.append(max(stop, bounds[-1] + 1))
     return bounds
-

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.sandwich import assemble, observed_factor
+from mlecov.covariance.specbase import shown
 from mlecov.errors import CovarianceError, CovarianceWarning, listing
 from mlecov.likelihood.base import Likelihood
 from mlecov.likelihood.scores import Scores
@@ -52,7 +53,9 @@ def grouping(likelihood: Likelihood, group: Any, name: str) -> Grouping:
     codes, labels = likelihood.rows.codes(group, name)
     if len(labels) < 2:
         raise CovarianceError(
-            f"{name!r} has one group only ({labels[0]!r}): the scores add up to zero over all terms, and so would the "
+            f"{name!r} has one group only ({shown(labels[0])}): the scores add up to zero over all "
+            "terms, and "
+            "so would the "
             "covariance. Give a variable with several groups."
         )
     return Grouping(name, codes, labels)
@@ -111,14 +114,18 @@ def cluster_factor(
             return [(size - 1) / size for size in sizes], "(G-1)/G"
         if convention in ("sandwich", "stata"):
             return ones, "1"
-        raise CovarianceError(f"{convention!r} defines no {kind}; use small_sample='default', 'sandwich' or 'stata'.")
+        raise CovarianceError(
+            f"{convention!r} defines no {kind}; use small_sample='default', 'sandwich' or 'stata'."
+        )
     plain = [size / (size - 1) for size in sizes]
     if convention in ("default", "stata", "sandwich"):
         return plain, "G/(G-1)" + (" per term" if len(sizes) > 1 else "")
     n, used = counted(optimum, k)
     rest = (n - 1) / (n - used)
     if convention == "statsmodels":
-        return [factor * rest for factor in plain], "G/(G-1) (n-1)/(n-k)" + (" per term" if len(sizes) > 1 else "")
+        return [factor * rest for factor in plain], "G/(G-1) (n-1)/(n-k)" + (
+            " per term" if len(sizes) > 1 else ""
+        )
     smallest = min(sizes)
     text = "G/(G-1) (n-1)/(n-k)" + (f" with the smallest G ({smallest})" if len(sizes) > 1 else "")
     return [rest * smallest / (smallest - 1)] * len(sizes), text
@@ -179,7 +186,8 @@ def positive(matrix: Array, label: str, repair: str | None) -> tuple[Array, Arra
     else:
         done = "Ask for repair='eigen' to set them to zero, or allow for less dependence."
     warnings.warn(
-        f"{label}: not positive semi-definite; negative eigenvalue(s) {listing(f'{v:.3g}' for v in negative)} beside "
+        f"{label}: not positive semi-definite; negative eigenvalue(s) "
+        f"{listing(f'{v:.3g}' for v in negative)} beside "
         f"a largest of {values[-1]:.3g}. {done}",
         CovarianceWarning,
         stacklevel=2,
@@ -187,19 +195,22 @@ def positive(matrix: Array, label: str, repair: str | None) -> tuple[Array, Arra
     return matrix, negative
 
 
-def warn_few(count: int, what: str, k: int) -> None:
-    """Warn where groups are fewer than parameters, or few altogether."""
+def warn_few(count: int, what: str, k: int, corrected: bool = False) -> None:
+    """Warn where groups are fewer than parameters, or few and the reference distribution takes no notice."""
     if count <= k:
         warnings.warn(
-            f"{count} {what} for {k} parameters: the covariance has rank {count - 1} at most, and no test of more "
-            "restrictions than that exists. Cluster on a finer variable, or test few restrictions by a wild score "
+            f"{count} {what} for {k} parameters: the covariance has rank {count - 1} at most, and no "
+            "test of more "
+            "restrictions than that exists. Cluster on a finer variable, or test few restrictions by a "
+            "wild score "
             "bootstrap.",
             CovarianceWarning,
             stacklevel=2,
         )
-    elif count < FEW:
+    elif count < FEW and not corrected:
         warnings.warn(
-            f"only {count} {what}: the covariance is biased downwards and z values are too large. Use type='CR2' with "
+            f"only {count} {what}: the covariance is biased downwards and z values are too large. Use "
+            "type='CR2' with "
             "df='satterthwaite', or a bootstrap.",
             CovarianceWarning,
             stacklevel=2,

@@ -32,7 +32,8 @@ def _refuse_frequencies(optimum: Optimum, name: str) -> None:
     weights = optimum.likelihood.weights
     if weights is not None and weights.kind == "frequency":
         raise CovarianceError(
-            f"{name} is not defined under frequency weights: they count rows, which have no order among them. Repeat "
+            f"{name} is not defined under frequency weights: they count rows, which have no order among "
+            "them. Repeat "
             "the rows, or use analytic_weights."
         )
 
@@ -49,7 +50,9 @@ def hac(optimum: Optimum, spec: HAC) -> Covariance:
     recolour = np.eye(scores.k)
     if spec.prewhiten:
         if (line.order < 0).any():
-            raise CovarianceError("prewhiten= needs a series without gaps; give prewhiten=0 or gaps='ignore'.")
+            raise CovarianceError(
+                "prewhiten= needs a series without gaps; give prewhiten=0 or gaps='ignore'."
+            )
         scores, recolour = prewhitened(scores, spec.prewhiten)
     names = optimum.likelihood.space.free_labels
     weights, text, found = _kernel(scores, spec, line.breaks, names, spec.prewhiten)
@@ -65,7 +68,11 @@ def hac(optimum: Optimum, spec: HAC) -> Covariance:
 
 
 def _kernel(
-    scores: Scores, spec: HAC | DriscollKraay, breaks: Codes | None, names: tuple[str, ...], prewhitened: int = 0
+    scores: Scores,
+    spec: HAC | DriscollKraay,
+    breaks: Codes | None,
+    names: tuple[str, ...],
+    prewhitened: int = 0,
 ) -> tuple[Array, str, dict[str, Any]]:
     """Return kernel weights (L + 1,), their description and the details to keep."""
     rule = ""
@@ -139,7 +146,9 @@ def prewhitened(scores: Scores, p: int) -> tuple[Scores, Array]:
     """
     k = scores.k
     if scores.n_terms <= p * (k + 1):
-        raise CovarianceError(f"prewhiten={p} needs more than {p * (k + 1)} terms; there are {scores.n_terms}.")
+        raise CovarianceError(
+            f"prewhiten={p} needs more than {p * (k + 1)} terms; there are {scores.n_terms}."
+        )
     gram, cross = np.zeros((p * k, p * k)), np.zeros((p * k, k))
     for _, _, window in _windows(scores, p):
         length = len(window) - p
@@ -155,7 +164,8 @@ def prewhitened(scores: Scores, p: int) -> tuple[Scores, Array]:
     largest = np.abs(np.linalg.eigvals(companion)).max()
     if largest >= 0.995:
         raise CovarianceError(
-            f"the autoregression of the scores has a root of {largest:.4g}: too close to one to prewhiten. Give "
+            f"the autoregression of the scores has a root of {largest:.4g}: too close to one to "
+            "prewhiten. Give "
             "prewhiten=0 and a wide bandwidth, or model the dependence."
         )
     return Prewhitened(scores, coefficients), np.linalg.inv(np.eye(k) - coefficients.sum(axis=0))
@@ -178,7 +188,7 @@ def equal_weighted_cosine(optimum: Optimum, spec: EWC) -> Covariance:
     nu = int(0.41 * n ** (2 / 3)) if spec.nu is None else int(spec.nu)
     if not 1 <= nu < n:
         raise CovarianceError(f"nu={nu}: expected between 1 and {n - 1} cosines for {n} periods.")
-    warn_few(nu + 1, f"cosines and a constant (nu = {nu})", scores.k)
+    warn_few(nu + 1, f"cosines and a constant (nu = {nu})", scores.k, corrected=True)
     w = scores.term_weights()
     transforms = np.empty((nu, scores.k))
     for low in range(0, scores.k, 4):
@@ -212,16 +222,18 @@ def driscoll_kraay(optimum: Optimum, spec: DriscollKraay) -> Covariance:
     sorted_ = np.argsort(times, kind="stable")
     plain = Timeline(np.arange(n_periods), None)
     everywhere = np.ones(n_periods - 1, dtype=bool)
-    line = with_gaps(plain, np.diff(times[sorted_]).astype(float), everywhere, spec.gaps, name, labels[sorted_])
+    line = with_gaps(
+        plain, np.diff(times[sorted_]).astype(float), everywhere, spec.gaps, name, labels[sorted_]
+    )
     scores = DenseScores(sums).ordered(line.order)
     weights, text, found = _kernel(scores, spec, None, likelihood.space.free_labels)
     meat = scores.kernel_gram(weights)
     factor, factor_text = serial_factor(optimum, spec.small_sample, "period", n_periods, spec.k)
     df = float(n_periods - 1) if spec.df == "t" else None
     label = (
-        f"Driscoll-Kraay over {name} ({n_periods} periods), {text}{line.note}, factor {factor_text}, observed information "
+        f"Driscoll-Kraay over {name} ({n_periods} periods), {text}{line.note}, factor {factor_text}, "
+        "observed information "
         "as bread"
     )
     found["groups"] = {name: n_periods}
     return sandwich_of(optimum, factor * meat, label, spec.column, factor, df, spec.repair, **found)
-

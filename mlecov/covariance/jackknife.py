@@ -19,7 +19,7 @@ from mlecov.covariance.leverage import (
 )
 from mlecov.covariance.requests import Jackknife
 from mlecov.covariance.sandwich import assemble, estimator
-from mlecov.covariance.specbase import label_of
+from mlecov.covariance.specbase import label_of, shown
 from mlecov.errors import CovarianceError, listing
 from mlecov.likelihood.base import Evaluation, Likelihood
 from mlecov.linalg import try_factor
@@ -109,7 +109,8 @@ def _refits(optimum: Optimum, parts: _Parts) -> tuple[Array, Array, str]:
     likelihood = optimum.likelihood
     if not likelihood.separable:
         raise CovarianceError(
-            f"{likelihood.facts.name} is not separable: its terms depend on each other's rows, so none can be left out. "
+            f"{likelihood.facts.name} is not separable: its terms depend on each other's rows, so none "
+            "can be left out. "
             "Use HAC, or a block bootstrap."
         )
     k = likelihood.space.k
@@ -126,14 +127,15 @@ def _refits(optimum: Optimum, parts: _Parts) -> tuple[Array, Array, str]:
             kept[g] = (times - 1) / times
         theta = refit(likelihood, start[g], kept, optimum.theta)
         if theta is None:
-            failed.append(repr(label))
+            failed.append(shown(label))
             continue
         change = theta - optimum.theta
         second += times * np.outer(change, change)
         total += times * change
     if failed:
         raise CovarianceError(
-            f"without {listing(failed, 5)} the likelihood has no maximum that Newton's method finds: {len(failed)} of "
+            f"without {listing(failed, 5)} the likelihood has no maximum that Newton's method finds: "
+            f"{len(failed)} of "
             f"{len(parts.labels)} refits failed. Drop the parameter that these terms alone identify, or use "
             "exact=False."
         )

@@ -21,6 +21,7 @@ from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.factors import final_scores, sandwich_of
 from mlecov.covariance.requests import HC
 from mlecov.covariance.sandwich import estimator, expected_factor, observed_factor
+from mlecov.covariance.specbase import shown
 from mlecov.errors import CovarianceError, listing
 from mlecov.likelihood.base import Curvature, Likelihood, Restricted
 from mlecov.likelihood.index import IndexLikelihood
@@ -75,7 +76,8 @@ def refuse_full_leverage(largest: Array, names: Any) -> None:
         named = listing((names[i] for i in bad), 5)
         raise CovarianceError(
             f"I - I_g I^-1 is not positive definite for {named} (largest eigenvalue of I_g I^-1: "
-            f"{largest[bad[0]]:.6g}): a parameter is identified by that group alone, or its curvature exceeds the "
+            f"{largest[bad[0]]:.6g}): a parameter is identified by that group alone, or its curvature "
+            "exceeds the "
             "total. Leverage corrections are not defined; use CR0 or CR1 (HC0 or HC1), or drop the parameter."
         )
 
@@ -117,7 +119,7 @@ class _Names:
         self.labels, self.groups = labels, groups
 
     def __getitem__(self, i: int) -> str:
-        return f"group {self.labels[self.groups[i]]!r}"
+        return f"group {shown(self.labels[self.groups[i]])}"
 
 
 class Satterthwaite:
@@ -164,7 +166,8 @@ def refuse_working(kind: Curvature) -> None:
     """Raise where Satterthwaite's degrees of freedom have no working covariance."""
     if kind != "expected":
         raise CovarianceError(
-            "df='satterthwaite' needs the expected curvature of the terms as working covariance of their scores, and "
+            "df='satterthwaite' needs the expected curvature of the terms as working covariance of their "
+            "scores, and "
             "here it is the observed one. Use df='t' (G - 1)."
         )
 
@@ -186,7 +189,10 @@ def leverage_corrected(optimum: Optimum, spec: HC) -> Covariance:
         meat = quick.meat()
     else:
         meat, _, df = term_by_term(optimum, p, kind, spec.df == "satterthwaite")
-    label = f"{spec.type}, one term per cluster, leverage by {kind} curvature, factor 1, observed information as bread"
+    label = (
+        f"{spec.type}, one term per cluster, leverage by {kind} curvature, factor 1, "
+        "observed information as bread"
+    )
     return sandwich_of(optimum, meat, label, spec.column, df=df, curvature=kind)
 
 
@@ -203,7 +209,9 @@ def term_by_term(
     if satterthwaite:
         refuse_working(kind)
         if counts is not None:
-            raise CovarianceError("df='satterthwaite' with frequency weights is not defined; repeat the rows instead.")
+            raise CovarianceError(
+                "df='satterthwaite' with frequency weights is not defined; repeat the rows instead."
+            )
     labels = likelihood.rows.labels
     labels = np.arange(likelihood.n_terms) if labels is None else labels
     codes = np.arange(likelihood.n_terms)
@@ -227,7 +235,7 @@ def term_by_term(
         sum_ += sums.sum(axis=0)
         if tally is not None:
             tally.add(batch, labels)
-    return dewhiten(total, w), np.linalg.solve(w, sum_), None if tally is None else tally.df
+    return dewhiten(total, w), np.asarray(np.linalg.solve(w, sum_)), None if tally is None else tally.df
 
 
 def dewhiten(meat: Array, w: Array) -> Array:
@@ -236,9 +244,7 @@ def dewhiten(meat: Array, w: Array) -> Array:
     return np.asarray(np.linalg.solve(w, half.T).T)
 
 
-def adjusted_scores(
-    optimum: Optimum, p: float, kind: Curvature, rows_counted: bool = True
-) -> Scores | None:
+def adjusted_scores(optimum: Optimum, p: float, kind: Curvature, rows_counted: bool = True) -> Scores | None:
     """Return the scores (I - I_i I^-1)^-p s_i of an index likelihood's terms; None for other engines.
 
     With `rows_counted` a frequency weight stands for that many rows, each with its own leverage;
@@ -281,7 +287,9 @@ def _adjust_first(
         for equation in scores.equations:
             part = w[:, equation.start : equation.stop].T
             flat = equation.columns is None
-            halves.append(np.broadcast_to(part, (stop - start, len(w))) if flat else rows[:, equation.columns] @ part)
+            halves.append(
+                np.broadcast_to(part, (stop - start, len(w))) if flat else rows[:, equation.columns] @ part
+            )
         names = _Terms(labels, start)
         if n_equations == 1:
             h = curvature[0, start:stop] * np.einsum("ij,ij->i", halves[0], halves[0])
@@ -321,4 +329,4 @@ class _Terms:
 
     def __getitem__(self, i: int) -> str:
         at = self.start + i
-        return f"term {at}" if self.labels is None else f"term {self.labels[at]!r}"
+        return f"term {at}" if self.labels is None else f"term {shown(self.labels[at])}"

@@ -209,7 +209,9 @@ class HAC(Spec):
         choose("repair", self.repair, (None, "eigen"))
         check_convention(self.small_sample)
         if not (isinstance(self.prewhiten, int) and 0 <= self.prewhiten <= 12):
-            raise CovarianceError(f"prewhiten={self.prewhiten!r}: expected the order of an autoregression, 0 to 12.")
+            raise CovarianceError(
+                f"prewhiten={self.prewhiten!r}: expected the order of an autoregression, 0 to 12."
+            )
         if self.prewhiten and self.group is not None:
             raise CovarianceError("prewhiten= is for one time series; with group= give prewhiten=0.")
 
@@ -372,13 +374,16 @@ def check_bandwidth(name: str, kernel: str, bandwidth: Any, lags: Any) -> None:
     """Raise CovarianceError unless exactly one of a bandwidth and a number of lags is given."""
     if (bandwidth is None) == (lags is None):
         raise CovarianceError(
-            f"{name} needs either bandwidth= or lags=: bandwidth=5 weighs lag j by kappa(j/5), lags=4 says the same "
+            f"{name} needs either bandwidth= or lags=: bandwidth=5 weighs lag j by kappa(j/5), lags=4 "
+            "says the same "
             'of the Bartlett kernel; bandwidth="newey-west" and "andrews" choose it from the data.'
         )
     if isinstance(bandwidth, str):
         choose("bandwidth", bandwidth, ("newey-west", "andrews"))
         if bandwidth == "newey-west" and kernel in ("truncated", "tukey-hanning"):
-            raise CovarianceError(f"Newey & West (1994) give no bandwidth for the {kernel} kernel; use 'andrews'.")
+            raise CovarianceError(
+                f"Newey & West (1994) give no bandwidth for the {kernel} kernel; use 'andrews'."
+            )
     elif bandwidth is not None and not (np.isfinite(bandwidth) and bandwidth >= 0):
         raise CovarianceError(f"bandwidth={bandwidth!r}: expected a number >= 0, 'newey-west' or 'andrews'.")
     if lags is not None and (lags != int(lags) or lags < 0):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 from mlecov.errors import CovarianceError, suggestion
@@ -16,7 +17,9 @@ Label = str | npt.NDArray[Any] | Sequence[Any]
 Curvature = Literal["observed", "expected"]
 
 
-@dataclass(frozen=True, eq=False)  # eq=True would make all requests of a subclass without its own __eq__ equal
+@dataclass(
+    frozen=True, eq=False
+)  # eq=True would make all requests of a subclass without its own __eq__ equal
 class Spec:
     """A request for a covariance: what to compute, before any data are seen."""
 
@@ -41,6 +44,15 @@ def choose(argument: str, value: Any, known: Sequence[Any]) -> None:
     if value not in known:
         shown = ", ".join(repr(item) for item in known)
         raise CovarianceError(f"{argument}={value!r} is not known; expected one of {shown}.")
+
+
+def shown(label: Any) -> str:
+    """Return a label as text: quoted where it is text, without numpy's type names.
+
+    >>> shown(np.int64(9)), shown("a")
+    ('9', "'a'")
+    """
+    return repr(label.item() if isinstance(label, np.generic) and label.dtype.kind not in "Mm" else label)
 
 
 def label_of(group: Any, default: str) -> str:

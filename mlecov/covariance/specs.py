@@ -24,6 +24,7 @@ from mlecov.errors import CovarianceError, suggestion
 
 Array = npt.NDArray[np.float64]
 
+
 @dataclass(frozen=True)
 class Basic(Spec):
     """One of the estimators that need nothing but scores and information.
@@ -39,7 +40,9 @@ class Basic(Spec):
 
     def __post_init__(self) -> None:
         if self.kind not in BASIC:
-            raise CovarianceError(f"covariance {self.kind!r} is not known.{suggestion(self.kind, list(BASIC))}")
+            raise CovarianceError(
+                f"covariance {self.kind!r} is not known.{suggestion(self.kind, list(BASIC))}"
+            )
         check_convention(self.small_sample)
 
     @property
@@ -83,7 +86,6 @@ ALIASES: dict[str, str] = {
     "bollerslev-wooldridge": "bw",
 }
 """Lower-case alias -> name of a basic estimator."""
-
 
 
 def _plain(make: Callable[[], Spec], name: str) -> Callable[[str], Spec]:
@@ -137,7 +139,9 @@ def parse(request: Any, small_sample: str = "default") -> Spec:
         return request
     if isinstance(request, type) and issubclass(request, Spec):
         example = NEEDS_ARGUMENTS.get(request.__name__.lower(), f"ml.{request.__name__}(...)")
-        raise CovarianceError(f"covariance {request.__name__} is a class; make one, for example cov={example}.")
+        raise CovarianceError(
+            f"covariance {request.__name__} is a class; make one, for example cov={example}."
+        )
     if isinstance(request, str):
         key = request.lower().replace("_", "-")
         if key in ALIASES:
@@ -145,13 +149,16 @@ def parse(request: Any, small_sample: str = "default") -> Spec:
         if key in FACTORIES:
             return FACTORIES[key](small_sample)
         if key in NEEDS_ARGUMENTS:
-            raise CovarianceError(f"covariance {request!r} needs arguments; for example cov={NEEDS_ARGUMENTS[key]}.")
+            raise CovarianceError(
+                f"covariance {request!r} needs arguments; for example cov={NEEDS_ARGUMENTS[key]}."
+            )
         known = [*BASIC, *FACTORIES, *NEEDS_ARGUMENTS]
         raise CovarianceError(f"covariance {request!r} is not known.{suggestion(request, known)}")
     if isinstance(request, (np.ndarray, list, tuple)) or type(request).__name__ == "DataFrame":
         return Given(np.asarray(request, dtype=float))
     raise CovarianceError(
-        f"a covariance of type {type(request).__name__} is not understood; expected a name such as 'robust', a "
+        f"a covariance of type {type(request).__name__} is not understood; expected a name such as "
+        "'robust', a "
         'spec such as ml.Cluster("firm"), or a matrix.'
     )
 

@@ -12,7 +12,7 @@ from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.factors import Grouping, final_scores, sandwich_of, warn_few
 from mlecov.covariance.requests import Survey
 from mlecov.covariance.sandwich import estimator
-from mlecov.covariance.specbase import label_of
+from mlecov.covariance.specbase import label_of, shown
 from mlecov.data import factorize, first_positions, numeric
 from mlecov.errors import CovarianceError, DataError, listing
 from mlecov.likelihood.base import Likelihood
@@ -52,11 +52,17 @@ def survey(optimum: Optimum, spec: Survey) -> Covariance:
     degrees = n_psu - n_strata
     if degrees < 1:
         raise CovarianceError(f"{n_psu} PSUs in {n_strata} strata leave no degrees of freedom.")
-    warn_few(degrees + 1, f"PSUs less strata, plus one ({n_psu} PSUs, {n_strata} strata)", likelihood.space.k)
+    warn_few(
+        degrees + 1,
+        f"PSUs less strata, plus one ({n_psu} PSUs, {n_strata} strata)",
+        likelihood.space.k,
+        spec.df == "t",
+    )
     corrected = ", finite-population correction" if spec.fpc is not None else ""
     single = f", {int(lonely.sum())} lonely PSU(s): {spec.lonely}" if lonely.any() else ""
     label = (
-        f"survey linearisation, {n_strata} strata, {n_psu} PSUs, factor n_h/(n_h-1) per stratum{corrected}{single}, "
+        f"survey linearisation, {n_strata} strata, {n_psu} PSUs, factor n_h/(n_h-1) per "
+        f"stratum{corrected}{single}, "
         f"observed information as bread" + (f", t({degrees})" if spec.df == "t" else "")
     )
     df = float(degrees) if spec.df == "t" else None
@@ -102,20 +108,22 @@ def sampling_rates(likelihood: Likelihood, spec: Survey, sample: Sample) -> Arra
     varying = np.unique(sample.strata.codes[~(values == per_stratum[sample.strata.codes])])
     if len(varying):
         raise DataError(
-            f"{name} is missing or varies within {listing(_names(sample.strata, varying), 5)}; expected one value per stratum."
+            f"{name} is missing or varies within {listing(_names(sample.strata, varying), 5)}; expected "
+            "one value per stratum."
         )
     total = per_stratum > 1
     bad = np.flatnonzero((per_stratum < 0) | (total & (per_stratum < sample.count)))
     if len(bad):
         raise DataError(
-            f"{name} is {per_stratum[bad[0]]:g} in {_names(sample.strata, bad[:1])[0]}, which has {sample.count[bad[0]]:g} "
+            f"{name} is {per_stratum[bad[0]]:g} in {_names(sample.strata, bad[:1])[0]}, which has "
+            f"{sample.count[bad[0]]:g} "
             "PSUs; expected a sampling rate in [0, 1] or the number of PSUs in the population."
         )
     return np.where(total, sample.count / np.where(total, per_stratum, 1.0), per_stratum)
 
 
 def _names(strata: Grouping, chosen: Any) -> list[str]:
-    return [f"stratum {strata.labels[h]!r}" for h in chosen]
+    return [f"stratum {shown(strata.labels[h])}" for h in chosen]
 
 
 def _refuse_lonely(spec: Survey, sample: Sample, lonely: npt.NDArray[np.bool_]) -> None:
@@ -124,11 +132,14 @@ def _refuse_lonely(spec: Survey, sample: Sample, lonely: npt.NDArray[np.bool_]) 
     named = listing(_names(sample.strata, np.flatnonzero(lonely)), 5)
     if spec.lonely == "error":
         raise CovarianceError(
-            f"{named} has one PSU, whose variance within the stratum can not be measured. Merge strata, or say "
+            f"{named} has one PSU, whose variance within the stratum can not be measured. Merge strata, "
+            "or say "
             "lonely='adjust', 'certainty' or 'average'."
         )
     if lonely.all() and spec.lonely != "adjust":
-        raise CovarianceError(f"every stratum has one PSU; lonely={spec.lonely!r} leaves nothing to measure with.")
+        raise CovarianceError(
+            f"every stratum has one PSU; lonely={spec.lonely!r} leaves nothing to measure with."
+        )
 
 
 def _meat(optimum: Optimum, sample: Sample, rate: Array, lonely: npt.NDArray[np.bool_], rule: str) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlecov.covariance.specbase import label_of
+from mlecov.covariance.specbase import label_of, shown
 from mlecov.data import is_missing
 from mlecov.errors import CovarianceError, DataError, listing
 from mlecov.lazy import lazy
@@ -70,9 +70,11 @@ def timeline(likelihood: Likelihood, order_by: Any, group: Any, gaps: str) -> Ti
     doubled = inside & (step == 0)
     if doubled.any():
         at = int(np.flatnonzero(doubled)[0])
-        where = "" if codes is None else f" within group {labels[codes[order[at]]]!r}"
+        where = "" if codes is None else f" within group {shown(labels[codes[order[at]]])}"
         raise CovarianceError(
-            f"{name!r}: {int(doubled.sum())} time(s) occur twice, first {raw[order[at]]!r}{where}. Terms of one period "
+            f"{name!r}: {int(doubled.sum())} time(s) occur twice, first {shown(raw[order[at]])}{where}. "
+            "Terms "
+            "of one period "
             "have no order: give group= for panels, or use DriscollKraay."
         )
     return with_gaps(Timeline(order, breaks), step, inside, gaps, name, raw)
@@ -85,7 +87,9 @@ def _breaks(codes: Codes | None, order: Codes) -> Codes | None:
     return np.flatnonzero(sorted_[1:] != sorted_[:-1]) + 1
 
 
-def with_gaps(line: Timeline, step: Array, inside: npt.NDArray[np.bool_], gaps: str, name: str, raw: Any) -> Timeline:
+def with_gaps(
+    line: Timeline, step: Array, inside: npt.NDArray[np.bool_], gaps: str, name: str, raw: Any
+) -> Timeline:
     """Return the timeline with gaps refused, ignored or filled; `step` (n - 1,) between neighbours."""
     if not inside.any():
         return line
@@ -94,10 +98,12 @@ def with_gaps(line: Timeline, step: Array, inside: npt.NDArray[np.bool_], gaps: 
     if not wide.any():
         return line
     at = int(np.flatnonzero(wide)[0])
-    first = f"{int(wide.sum())} gap(s) in {name!r}, first between {raw[line.order[at]]!r} and {raw[line.order[at + 1]]!r}"
+    before, after = raw[line.order[at]], raw[line.order[at + 1]]
+    first = f"{int(wide.sum())} gap(s) in {name!r}, first between {shown(before)} and {shown(after)}"
     if gaps == "raise":
         raise CovarianceError(
-            f"{first}. Say gaps='time' (lags are distances in time, missing periods are zeros) or gaps='ignore' "
+            f"{first}. Say gaps='time' (lags are distances in time, missing periods are zeros) or "
+            "gaps='ignore' "
             "(neighbours count as consecutive)."
         )
     if gaps == "ignore":
@@ -106,13 +112,15 @@ def with_gaps(line: Timeline, step: Array, inside: npt.NDArray[np.bool_], gaps: 
     whole = np.round(units)
     if np.abs(units - whole).max() > 1e-6:
         raise CovarianceError(
-            f"{first}; the distances are no multiples of the shortest ({unit:g}), so that periods can not be counted. "
+            f"{first}; the distances are no multiples of the shortest ({unit:g}), so that periods can "
+            "not be counted. "
             "Give order_by as whole periods, or say gaps='ignore'."
         )
     place = np.r_[0, np.cumsum(whole)].astype(np.intp)
     if place[-1] + 1 > STRETCH * len(line.order):
         raise CovarianceError(
-            f"{first}; with all of them filled there would be {place[-1] + 1} periods for {len(line.order)} terms. Give "
+            f"{first}; with all of them filled there would be {place[-1] + 1} periods for "
+            f"{len(line.order)} terms. Give "
             "order_by in a wider unit, or say gaps='ignore'."
         )
     order = np.full(place[-1] + 1, -1, dtype=np.intp)
@@ -131,7 +139,9 @@ def time_index(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     """
     missing = is_missing(values)
     if missing.any():
-        raise DataError(f"{name}: {int(missing.sum())} missing time(s), in term(s) {listing(np.flatnonzero(missing))}.")
+        raise DataError(
+            f"{name}: {int(missing.sum())} missing time(s), in term(s) {listing(np.flatnonzero(missing))}."
+        )
     if values.dtype.kind == "O" and len(values) and isinstance(values[0], pd.Period):
         return np.array([period.ordinal for period in values], dtype=np.int64)
     if values.dtype.kind == "O" and len(values) and not isinstance(values[0], (str, int, float)):
@@ -144,10 +154,13 @@ def time_index(values: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         number = values.astype(float)
     except (ValueError, TypeError):
         raise DataError(
-            f"{name}: {values[0]!r} is no time: text has no distances. Convert it to numbers or with pandas.to_datetime."
+            f"{name}: {shown(values[0])} is no time: text has no distances. Convert it to numbers or with "
+            "pandas.to_datetime."
         ) from None
     if not np.isfinite(number).all():
-        raise DataError(f"{name}: infinite time(s), in term(s) {listing(np.flatnonzero(~np.isfinite(number)))}.")
+        raise DataError(
+            f"{name}: infinite time(s), in term(s) {listing(np.flatnonzero(~np.isfinite(number)))}."
+        )
     return values.astype(np.int64) if (number == np.round(number)).all() else number
 
 

@@ -15,6 +15,7 @@ fourier    any, any number of lags         n log n a column: (quadratic spectral
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -135,7 +136,7 @@ def fourier_filter(columns: Array, kernel_weights: Array, breaks: Codes | None) 
     n = columns.shape[1]
     edges = [0, *([] if breaks is None else breaks), n]
     found = np.empty_like(columns)
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         length = stop - start
         c = kernel_weights[:length]
         size = fft.next_fast_len(length + len(c) - 1, real=True)

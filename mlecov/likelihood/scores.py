@@ -89,7 +89,9 @@ class Scores(ABC):
                 total += (rows if w is None else rows * w[start:stop, None]).T @ rows
             return total
         total = np.zeros((self.k, other.k))
-        for (start, stop, rows), (_, other_stop, other_rows) in zip(self.blocks(), other.blocks(), strict=False):
+        for (start, stop, rows), (_, other_stop, other_rows) in zip(
+            self.blocks(), other.blocks(), strict=False
+        ):
             if stop != other_stop:
                 return self._gram_dense(other, w)
             weighed = rows if w is None else rows * w[start:stop, None]
@@ -175,7 +177,7 @@ class Scores(ABC):
 
     def sum(self) -> Array:
         """Return the weighted sum of the scores: the gradient (k,)."""
-        return self.left(np.ones((1, self.n_terms)))[0]
+        return np.asarray(self.left(np.ones((1, self.n_terms)))[0])
 
     def to_dense(self) -> Array:
         """Return S itself, (n, k), unweighted."""
@@ -351,7 +353,9 @@ class OrderedScores(Scores):
     @cached_property
     def weights(self) -> Weights | None:  # type: ignore[override]
         own = self.base.weights
-        return None if own is None else Weights(np.where(self.order < 0, 0.0, own.values[self.order]), own.kind)
+        return (
+            None if own is None else Weights(np.where(self.order < 0, 0.0, own.values[self.order]), own.kind)
+        )
 
     def blocks(self) -> Iterator[tuple[int, int, Array]]:
         for start in range(0, self.n_terms, BLOCK):

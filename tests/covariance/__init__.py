@@ -1,0 +1,1 @@
+"""Covariance estimators against naive loops, identities and other programs."""
