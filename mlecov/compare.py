@@ -26,14 +26,14 @@ def default_specs(optimum: Optimum) -> list[Spec]:
     """Return the estimators that are defined for this likelihood without further arguments."""
     expected = optimum.likelihood.has_expected_information
     names = ["oim", "eim", "opg", "robust", "bw"] if expected else ["oim", "opg", "robust"]
-    return [Basic(name) for name in names]
+    return [Basic(name) for name in names if name not in optimum.likelihood.refused]
 
 
 def information_ratio(optimum: Optimum) -> float:
     """Return tr(I^-1 S'S) / k: one, but for chance, where the model is right (White 1982)."""
     assert optimum.evaluation.scores is not None
     inverse = observed_factor(optimum).inverse
-    return float(np.sum(inverse * optimum.evaluation.scores.meat()) / len(inverse))
+    return float(np.sum(inverse * optimum.evaluation.meat) / len(inverse))
 
 
 @dataclass(frozen=True, eq=False)

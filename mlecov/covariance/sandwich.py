@@ -66,7 +66,7 @@ def expected_factor(optimum: Optimum) -> Factor:
 def opg_factor(optimum: Optimum) -> Factor:
     """Return the factored outer product of gradients, sum of w s s' or w^2 s s'."""
     assert optimum.evaluation.scores is not None
-    matrix = optimum.evaluation.scores.meat()
+    matrix = optimum.evaluation.meat
     return factor(matrix, optimum.likelihood.space.free_labels, "the outer product of gradients")
 
 
@@ -118,6 +118,10 @@ def basic(optimum: Optimum, spec: Basic) -> Covariance:
     Reference: White (1982) for the sandwich; Berndt, Hall, Hall & Hausman (1974) for the outer
     product; Bollerslev & Wooldridge (1992) for the sandwich with expected information.
     """
+    why = optimum.likelihood.refused.get(spec.kind)
+    if why is not None:
+        name = optimum.likelihood.facts.name
+        raise CovarianceError(f"{spec.kind!r} is not defined for {name}: {why}. Use 'robust'.")
     weights = optimum.likelihood.weights
     probability = weights is not None and weights.kind == "probability"
     note = ", probability weights ignored as sampling weights" if probability else ""
@@ -134,7 +138,7 @@ def basic(optimum: Optimum, spec: Basic) -> Covariance:
     assert optimum.evaluation.scores is not None
     bread = (expected_factor if spec.kind == "bw" else observed_factor)(optimum).inverse
     multiplier, text = row_factor(optimum, spec.kind, spec.small_sample, spec.k)
-    matrix = multiplier * (bread @ optimum.evaluation.scores.meat() @ bread)
+    matrix = multiplier * (bread @ optimum.evaluation.meat @ bread)
     which = "expected" if spec.kind == "bw" else "observed"
     label = f"robust sandwich, {which} information as bread, factor {text}"
     return assemble(optimum, matrix, label, spec.column, multiplier, bread=which)

@@ -12,7 +12,7 @@ Vocabulary, signs and shapes (one word per idea, used everywhere):
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -51,6 +51,12 @@ class Evaluation:
     def factor(self) -> Factor | None:
         """The factored observed information, None where it is not positive definite."""
         return try_factor(self.information)
+
+    @cached_property
+    def meat(self) -> Array:
+        """The outer product of the scores (k, k): sum of w s s' or w^2 s s' by the kind of weights."""
+        assert self.scores is not None
+        return self.scores.meat()
 
     @property
     def is_finite(self) -> bool:
@@ -138,6 +144,11 @@ class Likelihood(ABC):
     def has_expected_blocks(self) -> bool:
         """Whether `curvature_blocks` knows the expected curvature."""
         return False
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Basic covariances that have no meaning here -> why."""
+        return {}
 
     @property
     def n_obs(self) -> float:
