@@ -13,7 +13,7 @@ from mlecov.covariance.specs import Given
 from mlecov.datasets import datasets, load
 from mlecov.diagnostics.facade import clarke, hausman, vuong
 from mlecov.errors import MlecovError, MlecovWarning
-from mlecov.fit import bias_reduced, fit, load_fit
+from mlecov.fit import bias_reduced, fit, load_fit, stack, two_step
 from mlecov.inference.multiple import adjust_pvalues, simultaneous
 from mlecov.kinds import (
     correlation,

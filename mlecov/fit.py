@@ -107,7 +107,7 @@ def bias_reduced(likelihood: Likelihood, *, max_iter: int = 200) -> Fit:
     >>> import mlecov as ml
     >>> x = np.array([-2.0, -1, 1, 2])
     >>> separated = ml.models.logit((x > 0).astype(float), np.column_stack([np.ones(4), x]))
-    >>> round(ml.bias_reduced(separated).params["mu[x1]"], 3)
+    >>> print(round(ml.bias_reduced(separated).params["mu[x1]"], 3))
     1.004
     """
     return Fit(reduce_bias(likelihood, max_iter=max_iter))
