@@ -71,10 +71,7 @@ class Profile(Shown):
 
     def at(self, value: float) -> float:
         """Return the signed root at a value, by a refit (its square is the LR statistic of that value)."""
-        u = self.refits.links[0].forward(np.float64(value))
-        if not np.isfinite(u):
-            raise InferenceError(f"{self.label} = {value:g} lies on or outside the range of {self.label}.")
-        return _signed(self.refits, float(u))
+        return _signed(self.refits, self.refits.place(value))
 
     def frame(self) -> Any:
         """Return the points as a DataFrame: value, loglike, signed_root."""
@@ -281,10 +278,7 @@ def signed_root(optimum: Optimum, name: str, value: float) -> float:
     Positive where `value` lies above the estimate.
     """
     refits = Refits(optimum, (name,))
-    u = float(refits.links[0].forward(np.float64(value)))
-    if not np.isfinite(u):
-        raise InferenceError(f"{name} = {value:g} lies on or outside the range of {name}.")
-    found = _signed(refits, u)
+    found = _signed(refits, refits.place(value))
     if not np.isfinite(found):
         raise InferenceError(f"the refit with {name} = {value:g} failed: {refits.failure}")
     return found

@@ -85,6 +85,21 @@ class Refits:
         """Return the entries' values on the user's scale at link-scale coordinates u."""
         return np.array([float(k.inverse(np.float64(v))) for k, v in zip(self.links, u, strict=True)])
 
+    def place(self, value: float) -> float:
+        """Return the link-scale coordinate of a value of the first entry.
+
+        Raises
+        ------
+        InferenceError
+            Where the value lies on a bound of the entry's range, or outside it.
+        """
+        link, label = self.links[0], self.labels[0]
+        if not link.lo < value < link.hi:
+            raise InferenceError(
+                f"{label} = {value:g} lies on or outside the range of {label}, {link.lo:g} < {label} < {link.hi:g}."
+            )
+        return float(link.forward(np.float64(value)))
+
     def loglike(self, u: Array) -> float:
         """Return the maximum over all other parameters with the entries at u; NaN where none is found.
 

@@ -43,7 +43,7 @@ def impose(
     if found is None:
         raise InferenceError(
             "no restriction was given; expected constraints such as ['mu[x1] = 0', 'a = b'] or "
-            f"fixed={'sigma': 1}."
+            "fixed={'sigma': 1}."
         )
     null = optimum.likelihood.restricted(*found)
     start = np.asarray(np.linalg.lstsq(found[0], optimum.theta - found[1], rcond=None)[0], dtype=float)
