@@ -19,6 +19,7 @@ HOMES: dict[str, str] = {
     "lognormal": "duration_aft",
     "loglogistic": "duration_aft",
     "gompertz": "duration",
+    "generalized_gamma": "duration_gamma",
     "tobit": "limited",
     "interval_regression": "limited",
     "truncated_regression": "truncated",
@@ -53,6 +54,7 @@ HOMES: dict[str, str] = {
     "multivariate_normal": "multivariate",
     "sur": "multivariate",
     "linear_mixed": "mixed",
+    "finite_mixture": "mixture",
 }
 """Model name -> the module of this package that defines it."""
 

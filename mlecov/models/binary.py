@@ -97,7 +97,7 @@ def probit(formula: Any, data: Any = None, **options: Any) -> IndexLikelihood:
     -------
     >>> import mlecov as ml
     >>> lik = ml.models.probit("grade ~ gpa + tuce + psi", ml.load("spector"))
-    >>> round(ml.fit(lik).params["mu[gpa]"], 4)
+    >>> float(round(ml.fit(lik).params["mu[gpa]"], 4))
     1.6258
     """
     return build(Probit(), formula, data, **options)
@@ -158,7 +158,7 @@ class Cloglog(Binary):
     name = "cloglog"
 
     def probability(self, eta: Array) -> Array:
-        return -np.expm1(-np.exp(eta))
+        return np.asarray(-np.expm1(-np.exp(eta)))
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         hit, rate = columns["y"] == 1, np.exp(eta[0])
@@ -221,7 +221,7 @@ class HeteroskedasticProbit(Binary):
 
     def index(self, eta: Array) -> Array:
         """Return x'b / sigma (n,)."""
-        return eta[0] * np.exp(-eta[1])
+        return np.asarray(eta[0] * np.exp(-eta[1]))
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         sign, scale = 2 * columns["y"] - 1, np.exp(-eta[1])

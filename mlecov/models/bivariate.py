@@ -32,7 +32,7 @@ def log_bivariate_cdf(x: Array, y: Array, rho: Array) -> Array:
     far = np.flatnonzero(~(value > np.log(FAR)))
     if len(far):
         value[far] = _log_tail(x[far], y[far], rho[far])
-    return value
+    return np.asarray(value)
 
 
 def _log_tail(x: Array, y: Array, rho: Array) -> Array:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.errors import BoundaryWarning
 from mlecov.functions import gammaln_ratio_derivatives
 from mlecov.kinds import positive
-from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import build, set_constant
-from mlecov.models.counting import CountModel, log_factorial, scalar, weights_of
+from mlecov.models.counting import CountModel, bounded, log_factorial, poisson_limit, scalar, weights_of
 
 Array = npt.NDArray[np.float64]
 
@@ -72,28 +69,6 @@ def poisson(formula: Any, data: Any = None, **options: Any) -> IndexLikelihood:
     return build(Poisson(), formula, data, **options)
 
 
-@dataclass(frozen=True)
-class DispersedLikelihood(IndexLikelihood):
-    """A count likelihood with a dispersion parameter, which may run to its Poisson limit."""
-
-    def check_final(self, evaluation: Evaluation) -> None:
-        eta = self.predictors(evaluation.theta, 0, self.n_terms)
-        size = float(np.exp(eta[1].max()) * max(np.exp(eta[0]).mean(), 1.0))
-        if size < 1e-7:
-            warnings.warn(
-                f"{self.facts.name}: alpha is at its bound, zero (alpha * mean = {size:.1g}). The outcomes vary no more "
-                f"than a Poisson distribution's given the mean, so the maximum is the Poisson limit: the coefficients "
-                "are those of models.poisson; alpha's standard error has no meaning. Fit models.poisson instead.",
-                BoundaryWarning,
-                stacklevel=5,
-            )
-
-
-def dispersed(likelihood: IndexLikelihood) -> DispersedLikelihood:
-    """Return the likelihood with a warning at the Poisson limit."""
-    return DispersedLikelihood(**{f.name: getattr(likelihood, f.name) for f in fields(likelihood)})
-
-
 class NegativeBinomial(CountModel):
     """Gamma-mixed Poisson counts with mean exp(eta_0) and log alpha = eta_1."""
 
@@ -101,18 +76,20 @@ class NegativeBinomial(CountModel):
     power = 2
 
     def start(self, likelihood: IndexLikelihood) -> Array:
-        theta = super().start(likelihood)
+        theta, mean = self.dispersed_start(likelihood)
         y, w = likelihood.columns["y"], weights_of(likelihood)
-        mean = np.exp(np.clip(likelihood.predictors(theta, 0, likelihood.n_terms)[0], -30, 30))
         excess = float(w @ ((y - mean) ** 2 - y)) / float(w @ mean**self.power)
         set_constant(likelihood, theta, 1, float(np.log(np.clip(excess, 0.05, 10.0))))
         return theta
 
+    def boundary(self, eta: Array, columns: Columns) -> str | None:
+        return poisson_limit(eta)
+
     def size(self, eta: Array) -> tuple[Array, Array]:
         """Return m (n,) and p (n,) of the negative binomial with P(0) = p^m."""
         mean, alpha = np.exp(eta[0]), np.exp(eta[1])
-        m = 1 / alpha if self.power == 2 else mean / alpha
-        return m, m / (m + mean)
+        m = np.asarray(1 / alpha if self.power == 2 else mean / alpha)
+        return m, np.asarray(m / (m + mean))
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         (m, p), y = self.size(eta), columns["y"]
@@ -211,7 +188,7 @@ def nb2(formula: Any, data: Any = None, *, alpha: str | None = None, **options: 
     >>> nb2(np.array([0.0, 1.0, 7.0]), np.ones((3, 1))).space.labels
     ('mu[x0]', 'alpha')
     """
-    return dispersed(build(NB2(), formula, data, equations={"alpha": alpha}, **options))
+    return bounded(build(NB2(), formula, data, equations={"alpha": alpha}, **options))
 
 
 @dataclass(frozen=True)
@@ -275,7 +252,7 @@ def nb1(formula: Any, data: Any = None, *, alpha: str | None = None, **options: 
     >>> nb1(np.array([0.0, 1.0, 7.0]), np.ones((3, 1))).space.free_labels
     ('mu[x0]', 'log(alpha)')
     """
-    return dispersed(build(NB1(), formula, data, equations={"alpha": alpha}, **options))
+    return bounded(build(NB1(), formula, data, equations={"alpha": alpha}, **options))
 
 
 @dataclass(frozen=True)
@@ -287,14 +264,16 @@ class GeneralizedPoisson(CountModel):
     equations = {"mu": None, "alpha": positive()}
 
     def start(self, likelihood: IndexLikelihood) -> Array:
-        theta = super().start(likelihood)
+        theta, mean = self.dispersed_start(likelihood)
         y, w = likelihood.columns["y"], weights_of(likelihood)
-        mean = np.exp(np.clip(likelihood.predictors(theta, 0, likelihood.n_terms)[0], -30, 30))
         # Var y = mu (1 + v)^2
         v = np.sqrt(max(float(w @ (y - mean) ** 2) / float(w @ mean), 1.02)) - 1
         scale = v / (float(w @ mean) / w.sum()) ** (self.p - 1)
         set_constant(likelihood, theta, 1, float(np.log(np.clip(scale, 0.01, 10.0))))
         return theta
+
+    def boundary(self, eta: Array, columns: Columns) -> str | None:
+        return poisson_limit(eta)
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         y, extra = columns["y"], self.p - 1
@@ -342,4 +321,4 @@ def generalized_poisson(
     >>> generalized_poisson(np.array([0.0, 1.0, 7.0]), np.ones((3, 1))).space.k
     2
     """
-    return dispersed(build(GeneralizedPoisson(p), formula, data, equations={"alpha": alpha}, **options))
+    return bounded(build(GeneralizedPoisson(p), formula, data, equations={"alpha": alpha}, **options))

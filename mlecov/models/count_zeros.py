@@ -17,8 +17,8 @@ from mlecov.errors import SpecificationError
 from mlecov.kinds import Kind, interval
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives, pair_index
 from mlecov.models.base import build, outside, set_constant
-from mlecov.models.count import NB2, NegativeBinomial, Poisson, dispersed
-from mlecov.models.counting import CountModel, check_counts, weights_of
+from mlecov.models.count import NB2, NegativeBinomial, Poisson
+from mlecov.models.counting import AT_BOUND, CountModel, bounded, check_counts, weights_of
 
 Array = npt.NDArray[np.float64]
 
@@ -51,6 +51,9 @@ class WithZeros(CountModel):
     def equations(self) -> Mapping[str, Kind | None]:  # type: ignore[override]
         return {**self.base.equations, self.extra: interval(0, 1)}
 
+    def boundary(self, eta: Array, columns: Columns) -> str | None:
+        return self.base.boundary(eta[:-1], columns)
+
     def positive_start(self, likelihood: IndexLikelihood) -> tuple[Array, float, float]:
         """Return the base's start on the positive outcomes, and the shares of zeros observed and of its own."""
         y, w = likelihood.columns["y"], weights_of(likelihood)
@@ -72,6 +75,15 @@ class ZeroInflated(WithZeros):
     @property
     def name(self) -> str:  # type: ignore[override]
         return f"zero_inflated_{self.base.name}"
+
+    def boundary(self, eta: Array, columns: Columns) -> str | None:
+        largest = float(special.expit(eta[-1].max()))
+        if largest < AT_BOUND:
+            return (
+                f"inflate is at its bound: no zero is an inflated one (the largest probability is {largest:.1g}). The "
+                "maximum is that of the model without inflation; fit that instead."
+            )
+        return super().boundary(eta, columns)
 
     def check(self, y: Array, columns: Columns) -> str | None:
         if len(y) and y.min() > 0:
@@ -102,7 +114,7 @@ class ZeroInflated(WithZeros):
         return value, first, _join(second, -mixed * base_first, mixed - share * special.expit(-z))
 
     def mean(self, eta: Array, columns: Columns) -> Array:
-        return special.expit(-eta[-1]) * self.base.mean(eta[:-1], columns)
+        return np.asarray(special.expit(-eta[-1]) * self.base.mean(eta[:-1], columns))
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         below, at = self.base.cdf(eta[:-1], columns)
@@ -184,7 +196,7 @@ class Hurdle(WithZeros):
 
     def mean(self, eta: Array, columns: Columns) -> Array:
         beyond = _log_beyond(self.base, eta[:-1], columns, 0, 0)[0]
-        return special.expit(eta[-1]) * self.base.mean(eta[:-1], columns) * np.exp(-beyond)
+        return np.asarray(special.expit(eta[-1]) * self.base.mean(eta[:-1], columns) * np.exp(-beyond))
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         below, at = self.base.cdf(eta[:-1], columns)
@@ -224,6 +236,9 @@ class Truncated(CountModel):
         return check_counts(y) or outside(
             y, y > self.truncation, f"above {self.truncation}, where the outcome is truncated"
         )
+
+    def boundary(self, eta: Array, columns: Columns) -> str | None:
+        return self.base.boundary(eta, columns)
 
     def start(self, likelihood: IndexLikelihood) -> Array:
         return self.base.start(likelihood)
@@ -288,7 +303,7 @@ def zero_inflated_poisson(
     >>> zero_inflated_poisson(np.array([0.0, 0.0, 3.0]), np.ones((3, 1))).space.labels
     ('mu[x0]', 'inflate')
     """
-    return build(ZeroInflated(Poisson()), formula, data, equations={"inflate": inflate}, **options)
+    return bounded(build(ZeroInflated(Poisson()), formula, data, equations={"inflate": inflate}, **options))
 
 
 def zero_inflated_nb2(
@@ -314,7 +329,7 @@ def zero_inflated_nb2(
     ('mu[x0]', 'alpha', 'inflate')
     """
     further = {"inflate": inflate, "alpha": alpha}
-    return dispersed(build(ZeroInflated(NB2()), formula, data, equations=further, **options))
+    return bounded(build(ZeroInflated(NB2()), formula, data, equations=further, **options))
 
 
 def hurdle_poisson(
@@ -363,7 +378,7 @@ def hurdle_nb2(
     ('mu[x0]', 'alpha', 'hurdle')
     """
     further = {"hurdle": hurdle, "alpha": alpha}
-    return dispersed(build(Hurdle(NB2()), formula, data, equations=further, **options))
+    return bounded(build(Hurdle(NB2()), formula, data, equations=further, **options))
 
 
 def _point(truncation: int) -> int:
@@ -420,4 +435,4 @@ def truncated_nb2(
     ('mu[x0]', 'alpha')
     """
     model = Truncated(NB2(), _point(truncation))
-    return dispersed(build(model, formula, data, equations={"alpha": alpha}, **options))
+    return bounded(build(model, formula, data, equations={"alpha": alpha}, **options))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.errors import CovarianceError
+from mlecov.errors import BoundaryWarning, CovarianceError
+from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.index import Columns, IndexLikelihood
 from mlecov.models.base import Model, least_squares_start, outside
 
@@ -17,6 +20,8 @@ Array = npt.NDArray[np.float64]
 TABLE: list[Array] = []
 LAST_COUNT = 100_000
 """Outcomes up to which sums over the support run."""
+AT_BOUND = 1e-7
+"""Share, or excess of variance over mean, below which a parameter counts as being at its bound."""
 
 
 def log_factorial(y: Array) -> Array:
@@ -40,9 +45,37 @@ def scalar(values: Array) -> Array:
     return values
 
 
+def poisson_limit(eta: Array) -> str | None:
+    """Return the sentence of a dispersion alpha = exp(eta_1) at zero, or None."""
+    size = float(np.exp(eta[1].max()) * max(np.exp(eta[0]).mean(), 1.0))
+    if size > AT_BOUND:
+        return None
+    return (
+        f"alpha is at its bound, zero (alpha * mean = {size:.1g}). The outcomes vary no more than the model "
+        "without overdispersion lets them, so the maximum is that model's: the coefficients are its own, and "
+        "alpha's standard error has no meaning. Fit the Poisson form instead."
+    )
+
+
 def weights_of(likelihood: IndexLikelihood) -> Array:
     """Return the weights of the terms (n,), ones where there are none."""
     return np.ones(likelihood.n_terms) if likelihood.weights is None else likelihood.weights.values
+
+
+@dataclass(frozen=True)
+class BoundedLikelihood(IndexLikelihood):
+    """A count likelihood with a parameter that may run to its bound, and says so when it has."""
+
+    def check_final(self, evaluation: Evaluation) -> None:
+        assert isinstance(self.model, CountModel)
+        found = self.model.boundary(self.predictors(evaluation.theta, 0, self.n_terms), self.columns)
+        if found is not None:
+            warnings.warn(f"{self.facts.name}: {found}", BoundaryWarning, stacklevel=5)
+
+
+def bounded(likelihood: IndexLikelihood) -> BoundedLikelihood:
+    """Return the likelihood with a warning where a parameter ends at its bound."""
+    return BoundedLikelihood(**{f.name: getattr(likelihood, f.name) for f in fields(likelihood)})
 
 
 class CountModel(Model):
@@ -60,8 +93,17 @@ class CountModel(Model):
         working = y + 0.5 * (y.mean() if y.any() else 1.0)
         return least_squares_start(likelihood, np.log(working), working)
 
+    def dispersed_start(self, likelihood: IndexLikelihood) -> tuple[Array, Array]:
+        """Return a start of the mean's coefficients in theta (k,), one scoring step further, and mu (n,)."""
+        theta, y = CountModel.start(self, likelihood), likelihood.columns["y"]
+        eta = np.clip(likelihood.predictors(theta, 0, likelihood.n_terms)[0], -30, 30)
+        mean = np.exp(eta)
+        theta = least_squares_start(likelihood, eta + (y - mean) / mean, mean / (1 + mean))
+        mean = np.exp(np.clip(likelihood.predictors(theta, 0, likelihood.n_terms)[0], -30, 30))
+        return theta, mean
+
     def mean(self, eta: Array, columns: Columns) -> Array:
-        return np.exp(eta[0])
+        return np.asarray(np.exp(eta[0]))
 
     def outcomes(
         self, eta: Array, columns: Columns, order: int = 0
@@ -72,6 +114,10 @@ class CountModel(Model):
             with np.errstate(all="ignore"):
                 value, _, second = self.derivatives(eta, there, order)
             yield j, np.exp(value), second
+
+    def boundary(self, eta: Array, columns: Columns) -> str | None:
+        """Return what is at its bound at predictors eta (E, n), and what that means, or None."""
+        return None
 
     has_expected = True  # type: ignore[assignment]
 

@@ -13,7 +13,7 @@ from scipy.special import chdtri
 from mlecov.errors import DataError, IdentificationError, SpecificationError, SupportError
 from mlecov.models.binary import logit
 from mlecov.models.choice import ConditionalLogit, conditional_logit, multinomial_logit
-from mlecov.models.mixed import MixedLogit, mixed_logit
+from mlecov.models.choice_mixed import MixedLogit, mixed_logit
 from mlecov.optimize import maximize
 from tests.cases import load_case
 from tests.models.common import check_model, extrapolated
@@ -223,7 +223,7 @@ def test_mixed_logit_derivatives_and_blocks(monkeypatch: pytest.MonkeyPatch) -> 
     likelihood = mixed(30, 16).simulate(np.random.default_rng(1), THETA)
     check_whole(likelihood, THETA)
     whole = likelihood.evaluate(THETA, order=2)
-    monkeypatch.setattr("mlecov.models.mixed.BLOCK", 5000)
+    monkeypatch.setattr("mlecov.models.choice_mixed.BLOCK", 5000)
     parts = likelihood.evaluate(THETA, order=2)
     np.testing.assert_allclose(parts.hessian, whole.hessian, rtol=1e-11)
     np.testing.assert_allclose(parts.loglike_obs, whole.loglike_obs, rtol=1e-13)

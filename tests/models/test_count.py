@@ -13,7 +13,7 @@ import pytest
 from scipy import special, stats
 
 from mlecov.errors import BoundaryWarning, SpecificationError, SupportError
-from mlecov.models.beta_binomial import beta_binomial
+from mlecov.models.proportions import beta_binomial
 from mlecov.models.count import generalized_poisson, nb1, nb2, poisson
 from mlecov.models.count_zeros import (
     hurdle_nb2,

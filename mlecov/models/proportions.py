@@ -14,7 +14,7 @@ from mlecov.functions import gammaln_ratio_derivatives
 from mlecov.kinds import positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import build, least_squares_start, outside, set_constant
-from mlecov.models.counting import CountModel, weights_of
+from mlecov.models.counting import AT_BOUND, CountModel, bounded, weights_of
 
 Array = npt.NDArray[np.float64]
 
@@ -48,6 +48,15 @@ class BetaBinomial(CountModel):
         rho = np.clip(excess, 0.005, 0.8)
         set_constant(likelihood, theta, 1, float(np.log(1 / rho - 1)))
         return theta
+
+    def boundary(self, eta: Array, columns: Columns) -> str | None:
+        rho = float(special.expit(-eta[1].min()))
+        if rho > AT_BOUND:
+            return None
+        return (
+            f"theta is without bound (1 / (1 + theta) = {rho:.1g}): successes vary no more than binomial ones. The "
+            "maximum is the binomial regression's; theta's standard error has no meaning."
+        )
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         y, trials = columns["y"], columns["trials"]
@@ -87,7 +96,7 @@ class BetaBinomial(CountModel):
         return total
 
     def mean(self, eta: Array, columns: Columns) -> Array:
-        return columns["trials"] * special.expit(eta[0])
+        return np.asarray(columns["trials"] * special.expit(eta[0]))
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         y, below, past = columns["y"], np.zeros(eta.shape[1]), np.zeros(eta.shape[1])
@@ -134,4 +143,5 @@ def beta_binomial(
             "beta_binomial needs trials=, the numbers of trials; expected a column name or an array, got None."
         )
     further = {"theta": theta}
-    return build(BetaBinomial(), formula, data, equations=further, columns={"trials": trials}, **options)
+    made = build(BetaBinomial(), formula, data, equations=further, columns={"trials": trials}, **options)
+    return bounded(made)
