@@ -5,7 +5,7 @@
 >>> print(fit.compare())  # doctest: +SKIP
 """
 
-from mlecov import models
+from mlecov import models, plots
 from mlecov.check import check_derivatives
 from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.resampling import Bootstrap
@@ -15,6 +15,7 @@ from mlecov.diagnostics.facade import clarke, hausman, vuong
 from mlecov.errors import MlecovError, MlecovWarning
 from mlecov.fit import bias_reduced, fit, load_fit, stack, two_step
 from mlecov.inference.multiple import adjust_pvalues, simultaneous
+from mlecov.interop import as_fit
 from mlecov.kinds import (
     correlation,
     covariance,
@@ -40,6 +41,7 @@ __all__ = [
     "MlecovError",
     "MlecovWarning",
     "adjust_pvalues",
+    "as_fit",
     "bias_reduced",
     "check_derivatives",
     "clarke",
@@ -58,6 +60,7 @@ __all__ = [
     "lr_test",
     "models",
     "ordered",
+    "plots",
     "positive",
     "real",
     "simplex",
