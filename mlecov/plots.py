@@ -227,7 +227,7 @@ def identification(fit: Fit, *, ax: Any = None) -> Any:
     names = fit.likelihood.space.free_labels
     scale = 1 / np.sqrt(np.diag(information))
     values, vectors = np.linalg.eigh(information * np.outer(scale, scale))
-    ax = _axes(ax, 7.0, max(2.2, 0.34 * len(values) + 1.2))
+    ax = _axes(ax, 9.0, max(2.4, 0.36 * len(values) + 1.3))
     y = np.arange(len(values))
     ax.barh(y, np.maximum(values, 1e-17), height=0.55, color="0.55", edgecolor="0.2")
     ax.set_xscale("log")
