@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from mlecov.models.streamed import streamable
+
 HOMES: dict[str, str] = {
     "gaussian": "continuous",
     "student_t": "continuous",
@@ -68,7 +70,7 @@ def names() -> list[str]:
 
 def __getattr__(name: str) -> Callable[..., Any]:
     if name in HOMES:
-        return getattr(importlib.import_module(f"mlecov.models.{HOMES[name]}"), name)  # type: ignore[no-any-return]
+        return streamable(getattr(importlib.import_module(f"mlecov.models.{HOMES[name]}"), name))
     raise AttributeError(f"mlecov.models has no model {name!r}. Known: {', '.join(sorted(HOMES))}.")
 
 

@@ -15,7 +15,7 @@ from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import outside
 from mlecov.models.duration_aft import EULER, Weibull
 from mlecov.models.duration_base import Duration, build_duration, require_form
-from mlecov.models.working import common, regress, residuals, set_constant
+from mlecov.models.working import common, growth, regress, residuals, set_constant
 
 Array = npt.NDArray[np.float64]
 
@@ -217,23 +217,6 @@ def weibull(
     return build_duration(Weibull(), formula, data, equations={"sigma": sigma}, **ends, **options)
 
 
-def _growth(x: Array, order: int) -> list[Array]:
-    """Return E(x) = (exp(x) - 1) / x and its first `order` derivatives."""
-    found = [np.asarray(special.exprel(x))]
-    near = np.flatnonzero(np.abs(x) < 0.5)
-    for j in range(1, order + 1):
-        # x E^(j) + j E^(j-1) = exp(x); near zero the series sum_i x^i / (i! (i + j + 1))
-        part = np.where(x == 0, 1.0, x)
-        value = (np.exp(x) - j * found[-1]) / part
-        if len(near):
-            small, total = x[near], np.zeros(len(near))
-            for i in range(15, -1, -1):
-                total = total * small / (i + 1) + 1.0 / (i + j + 1)
-            value[near] = total
-        found.append(value)
-    return found
-
-
 @dataclass(frozen=True)
 class Gompertz(Duration):
     """Proportional hazards h = exp(eta_0 + g t), g = eta_1: H = exp(eta_0) t E(g t)."""
@@ -253,15 +236,15 @@ class Gompertz(Duration):
         return value, first, None if second is None else -second
 
     def cumulative(self, eta: Array, t: Array, order: int) -> RowDerivatives:
-        growth = _growth(eta[1] * t, order)
+        bend = growth(eta[1] * t, order)
         power = t * np.exp(eta[0])
-        value = power * growth[0]
+        value = power * bend[0]
         if not order:
             return value, None, None
-        tilt = power * t * growth[1]
+        tilt = power * t * bend[1]
         if order < 2:
             return value, np.stack([value, tilt]), None
-        return value, np.stack([value, tilt]), np.stack([value, tilt, power * t * t * growth[2]])
+        return value, np.stack([value, tilt]), np.stack([value, tilt, power * t * t * bend[2]])
 
     def inverse(self, eta: Array, hazard: Array) -> Array:
         scaled = hazard * np.exp(-eta[0])

@@ -46,8 +46,8 @@ class Frontier(Model):
             raise ConvergenceError(
                 f"{self.name}: the least-squares residuals are not skewed to the {side}, as a {name} "
                 f"frontier's are (third moment {-self.sign * third:.3g}). The likelihood then has a maximum "
-                "at sigma_u = 0, that is, least squares (Waldman 1982). Look at cost= and the specification, or "
-                "give start= as an array (k,) to search elsewhere."
+                "at sigma_u = 0, that is, least squares (Waldman 1982). Look at cost= and the "
+                "specification, or give start= as an array (k,) to search elsewhere."
             )
         mean, variance, skew = self.moments()
         total = float(np.exp(2 * log_spread))

@@ -1,9 +1,10 @@
-"""What closed-form models share: the location-scale chain rule, and start values from working responses."""
+"""What closed-form models share: chain rule, growth function, start values from working responses."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from mlecov.likelihood.index import IndexLikelihood
 from mlecov.linalg import try_factor
@@ -38,6 +39,24 @@ def common(values: Array) -> Array:
     Costly functions of a scalar parameter are then evaluated once, not row by row.
     """
     return values[:1] if len(values) > 1 and (values == values[0]).all() else values
+
+
+def growth(x: Array, order: int) -> list[Array]:
+    """Return (exp(x) - 1)/x and its first `order` derivatives, the integrals of s^j exp(x s) over (0, 1)."""
+    found = [np.asarray(special.exprel(x))]
+    near = np.abs(x) < 0.5
+    any_near = bool(near.any())
+    for j in range(1, order + 1):
+        # x E^(j) + j E^(j-1) = exp(x); near zero the series sum_i x^i / (i! (i + j + 1))
+        value = (np.exp(x) - j * found[-1]) / np.where(x == 0, 1.0, x)
+        if any_near:
+            small = x[near]
+            total = np.zeros_like(small)
+            for i in range(15, -1, -1):
+                total = total * small / (i + 1) + 1.0 / (i + j + 1)
+            value[near] = total
+        found.append(value)
+    return found
 
 
 def row_weights(likelihood: IndexLikelihood, weights: Array | None = None) -> Array:
