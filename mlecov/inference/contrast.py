@@ -185,8 +185,8 @@ def adjusted_lr_test(
         As for `fit`.
     kind :
         "spectral" (C from symmetric square roots) or "cholesky" (from triangular ones), both
-        horizontal scalings; "vertical": l scaled by the ratio of quadratic forms at the constrained
-        maximum of l, which keeps its shape.
+        horizontal scalings; "vertical": the likelihood ratio of l times the ratio of the Wald
+        statistics under V and under I^-1 at its constrained maximum.
 
     Reference: Chandler & Bate (2007), Biometrika 94.
     """
@@ -199,7 +199,7 @@ def adjusted_lr_test(
         raise InferenceError("the adjusted likelihood ratio test needs constraints=[...] or fixed={...}.")
     R, r, texts = found
     information = optimum.evaluation.information
-    observed_factor(optimum)
+    bread = observed_factor(optimum)
     inverse = try_factor(np.asarray(covariance, dtype=float))
     if inverse is None:
         raise InferenceError(
@@ -218,9 +218,11 @@ def adjusted_lr_test(
     if kind == "vertical":
         gap = R @ loop.evaluation.theta + r - optimum.theta
         L = np.linalg.svd(R.T)[2][R.shape[1] :]
-        V = np.asarray(covariance, dtype=float)
-        wald = (L @ gap) @ np.linalg.solve(L @ V @ L.T, L @ gap)
-        statistic *= float(wald / (gap @ information @ gap))
+        wald = [
+            float((L @ gap) @ np.linalg.solve(L @ V @ L.T, L @ gap))
+            for V in (np.asarray(covariance, dtype=float), bread.inverse)
+        ]
+        statistic *= wald[0] / wald[1] if wald[1] > 0 else 1.0
     return TestResult(
         "adjusted likelihood ratio (Chandler-Bate)",
         max(float(statistic), 0.0),
