@@ -213,6 +213,8 @@ class Rows:
     unit_name: str | None = None
     drop_first: int = 0
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    used: tuple[str, ...] = ()
+    """Columns that were screened for missing values."""
 
     @property
     def n_rows(self) -> int:
@@ -379,12 +381,12 @@ def screen(
     if n_rows - drop_first <= 0:
         raise DataError(f"no terms are left: {n_rows} rows, of which the first {drop_first} are dropped.")
     if unit is None:
-        return Rows(table, kept, drop_first=drop_first)
+        return Rows(table, kept, drop_first=drop_first, used=tuple(dict.fromkeys(used)))
     if drop_first:
         raise DataError("drop_first= and unit= can not be combined: with units the terms are units.")
     ids = table.raw(unit)
     codes, labels = factorize(ids if kept is None else ids[kept])
-    return Rows(table, kept, codes, labels, unit)
+    return Rows(table, kept, codes, labels, unit, used=tuple(dict.fromkeys(used)))
 
 
 def term_weights(rows: Rows, values: Any, kind: WeightKind) -> Weights:

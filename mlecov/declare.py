@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlecov import autodiff
-from mlecov.data import Rows, Weights, open_table, screen, term_weights
+from mlecov.data import Rows, Table, Weights, open_table, screen, term_weights
 from mlecov.errors import (
     EvaluationError,
     NumericDerivativeWarning,
@@ -28,6 +28,9 @@ from mlecov.errors import (
 from mlecov.formulas import Block, columns_used, linear_kind, materialize, unite
 from mlecov.kinds import Kind, as_kind
 from mlecov.likelihood.base import Facts, Likelihood
+from mlecov.likelihood.chunked_blocks import cut
+from mlecov.likelihood.chunked_source import Source
+from mlecov.likelihood.design import Design, Equation
 from mlecov.likelihood.expected import expected_information
 from mlecov.likelihood.general import (
     AnalyticEngine,
@@ -40,6 +43,7 @@ from mlecov.likelihood.general import (
 from mlecov.likelihood.index import IndexLikelihood
 from mlecov.likelihood.traced import NumericRows, Signature, TracedRows
 from mlecov.parameters import LinearKind, LinearTerms, ParameterSpace
+from mlecov.streaming import open_source, stream, texts, weight_column
 
 Array = npt.NDArray[np.float64]
 
@@ -103,7 +107,8 @@ def likelihood(
         Its arguments are matched by name to `params`, then to `constants`, then to columns of
         `data`. Written with jax.numpy it is differentiated exactly; with numpy alone, by differences.
     data :
-        Dict of arrays, pandas, polars or pyarrow frame.
+        Dict of arrays, pandas, polars or pyarrow frame; or the path of a Parquet file or folder, a
+        pyarrow dataset, a Dask frame: rows are then read block by block, in bounded memory.
     params :
         Parameters in order: a number or an array (real), `positive()`, `interval(lo, hi)`,
         `simplex(d)`, `ordered(d)`, `correlation(d)`, `covariance(d)`, `linear(formula)`,
@@ -154,6 +159,14 @@ def likelihood(
         "probability": probability_weights,
         "analytic": analytic_weights,
     }
+    source = open_source(data)
+    if source is not None:
+        _refuse_streamed(
+            score=score, hessian=hessian, information=information, moments=moments, unit=unit, simulate=simulate,
+            drop_first=drop_first or None,
+        )
+        door = DeclaredDoor(function, dict(params), dict(constants or {}), dict(columns or {}), weights, separable, name)
+        return _streamed(source, door, missing)
     declaration = _declare(
         function, data, params, weights, missing, unit, constants, columns, drop_first, simulate, name
     )
@@ -538,14 +551,7 @@ def _index(
     equations: list[tuple[str, str | None, int]],
     traceable: bool,
 ) -> IndexLikelihood:
-    design, made = unite(
-        declaration.blocks,
-        [(name, block) for name, block, _ in equations],
-        {name: start for name, _, start in equations},
-        declaration.n_terms,
-    )
-    if not declaration.blocks:
-        design = replace(design, matrix=np.empty((declaration.n_terms, 0)))  # type: ignore[type-var]
+    design, made = _design(declaration, equations)
     signature = _signature(declaration)
     kind = TracedRows if traceable else NumericRows
     return IndexLikelihood(
@@ -558,6 +564,21 @@ def _index(
         kind(signature, len(made), declaration.simulator),
         declaration.columns,
     )
+
+
+def _design(
+    declaration: Declaration, equations: list[tuple[str, str | None, int]]
+) -> tuple[Design, tuple[Equation, ...]]:
+    """Return the union design and the equations that read it."""
+    design, made = unite(
+        declaration.blocks,
+        [(name, block) for name, block, _ in equations],
+        {name: start for name, _, start in equations},
+        declaration.n_terms,
+    )
+    if not declaration.blocks:
+        design = replace(design, matrix=np.empty((declaration.n_terms, 0)))  # type: ignore[type-var]
+    return design, made
 
 
 def _general(
@@ -631,3 +652,83 @@ def _with_expected(
     expected = expected_information(own, moments, blocks, call, columns, declaration.weights)
     assert isinstance(found, (IndexLikelihood, GeneralLikelihood))
     return replace(found, expected_matrix=expected)
+
+
+# --- data that stay in a file ---------------------------------------------------------------------------
+
+
+def _refuse_streamed(**given: Any) -> None:
+    """Raise SpecificationError for what a likelihood of streamed data does not take."""
+    wrong = [name for name, value in given.items() if value is not None]
+    if wrong:
+        raise SpecificationError(
+            f"{listing(f'{name}=' for name in wrong)} can not be combined with data in a file: blocks of rows are "
+            "evaluated one by one, with derivatives by JAX or by differences. Read the columns needed into memory."
+        )
+
+
+@dataclass(frozen=True)
+class DeclaredDoor:
+    """Builds the likelihood of a table: all of a declaration but its data."""
+
+    function: Callable[..., Any]
+    params: Mapping[str, Any]
+    constants: Mapping[str, Any]
+    columns: Mapping[str, str]
+    weights: Mapping[str, Any]
+    separable: bool | None
+    name: str | None
+
+    def declare(self, table: Table) -> Declaration:
+        """Return the declaration for a table without missing values."""
+        return _declare(
+            self.function, table, self.params, self.weights, "raise", None, self.constants, self.columns, 0, None, self.name
+        )
+
+    def __call__(self, table: Table) -> Likelihood:
+        return _with_engine(self.declare(table), (None, None), self.separable)
+
+
+@dataclass(frozen=True)
+class DeclaredBlocks:
+    """Builds blocks like a template: the engine is chosen and its kernels compiled once."""
+
+    door: DeclaredDoor
+    shape: Likelihood
+
+    def __call__(self, table: Table) -> Likelihood:
+        declaration = self.door.declare(table)
+        shape = self.shape
+        if isinstance(shape, IndexLikelihood):
+            design, made = _design(declaration, _predictors(declaration.space)[1])
+            return replace(
+                shape,
+                rows=declaration.rows,
+                weights=declaration.weights,
+                design=design,
+                equations=made,
+                columns=declaration.columns,
+            )
+        assert isinstance(shape, GeneralLikelihood)
+        return replace(
+            shape,
+            rows=declaration.rows,
+            weights=declaration.weights,
+            columns=_all_columns(declaration),
+            count=declaration.n_terms,
+        )
+
+
+def _streamed(source: Source, door: DeclaredDoor, missing: str) -> Likelihood:
+    arguments = [door.columns.get(name, name) for name in _argument_names(door.function)]
+    options = {f"{kind}_weights": value for kind, value in door.weights.items()}
+    words = [*arguments, *texts([list(door.params.values()), options])]
+    return stream(
+        source,
+        words,
+        door,
+        weight_column(options),
+        missing,
+        lambda template: DeclaredBlocks(door, cut(template.subset(np.arange(1)), 1)),
+        lambda table: door.declare(table).rows,
+    )

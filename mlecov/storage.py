@@ -44,13 +44,16 @@ def restore_kind(described: dict[str, Any]) -> kinds.Kind:
 
 
 def save_optimum(optimum: Optimum, path: Any, *, scores: bool = True) -> None:
-    """Write an optimum to `path` (.npz): theta, kinds, constraints, derivatives, record, scores."""
+    """Write an optimum to `path` (.npz): theta, kinds, constraints, derivatives, record, scores.
+
+    Scores of streamed data are not written: they can be read again from theta and the data.
+    """
     likelihood, evaluation = optimum.likelihood, optimum.evaluation
     space = likelihood.space
     arrays: dict[str, Any] = {"theta": optimum.theta, "hessian": evaluation.hessian, "gradient": evaluation.gradient}
     if space.matrix is not None:
         arrays |= {"matrix": space.matrix, "origin": space.origin}
-    if scores and evaluation.scores is not None:
+    if scores and evaluation.scores is not None and evaluation.scores.in_memory:
         arrays["scores"] = evaluation.scores.to_dense()
         if likelihood.weights is not None:
             arrays["weights"] = likelihood.weights.values

@@ -19,6 +19,7 @@ LEVELS: list[tuple[str, ...]] = [
     ("parameters", "data"),
     ("likelihood",),
     ("formulas", "optimum"),
+    ("streaming",),
     ("declare", "optimize", "covariance", "models"),
     ("batch",),
     ("inference",),
@@ -42,8 +43,9 @@ HOMES = {
     "narwhals": {"data"},
     "matplotlib": {"plots"},
     "statsmodels": {"interop", "summary"},
-    "dask": {"likelihood/chunked"},
-    "distributed": {"likelihood/chunked"},
+    "pyarrow": {"likelihood/chunked_source"},
+    "dask": {"likelihood/chunked_dask"},
+    "distributed": {"likelihood/chunked_dask"},
 }
 
 

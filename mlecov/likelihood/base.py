@@ -161,6 +161,10 @@ class Likelihood(ABC):
         """Return the start values as theta (k,)."""
         return self.space.start()
 
+    def stand_in(self) -> Likelihood:
+        """Return a likelihood to search start values on: itself, or that of a sample of streamed terms."""
+        return self
+
     def term_weights(self, extra: Array | None) -> Array | None:
         """Return the product of own and extra weights, (n,) or None."""
         own = None if self.weights is None else self.weights.values
@@ -233,11 +237,15 @@ def require_finite(likelihood: Likelihood, evaluation: Evaluation, where: str) -
     if full.scores is None:
         full = likelihood.evaluate(evaluation.theta, order=1, scores=True)
     assert full.scores is not None
-    dense = full.scores.to_dense()
-    bad = np.flatnonzero(~np.isfinite(dense).all(axis=1))
+    found: list[int] = []
+    entries = np.zeros(likelihood.space.k, dtype=bool)
+    for first, _, rows in full.scores.blocks():
+        finite = np.isfinite(rows)
+        found += (first + np.flatnonzero(~finite.all(axis=1))).tolist()
+        entries |= ~finite.all(axis=0)
     raise EvaluationError(
-        f"the log-likelihood is finite {where} but its derivatives are not, in term(s) {listing(bad)}, "
-        f"with respect to {listing(np.array(likelihood.space.free_labels)[~np.isfinite(dense).all(axis=0)])}, at "
+        f"the log-likelihood is finite {where} but its derivatives are not, in term(s) {listing(found)}, "
+        f"with respect to {listing(np.array(likelihood.space.free_labels)[entries])}, at "
         f"{shown}. A jnp.where whose unused branch is infinite or NaN does this: put a harmless value into "
         "that branch's argument with an inner where (the 'double where')."
     )
@@ -313,6 +321,10 @@ class Restricted(Likelihood):
 
     def subset(self, terms: npt.NDArray[np.intp]) -> Likelihood:
         return replace(self, base=self.base.subset(terms))
+
+    def stand_in(self) -> Likelihood:
+        other = self.base.stand_in()
+        return self if other is self.base else replace(self, base=other)
 
     def curvature_blocks(
         self, theta: Array, codes: Codes, n_groups: int, kind: Curvature

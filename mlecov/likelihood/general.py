@@ -114,6 +114,9 @@ class AutodiffEngine(Engine):
     kernels: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     label = "autodiff"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kernels": {}}  # compiled programs do not travel; they are loaded again
+
     def _kernel(self, kind: str, raw: Array, columns: Columns, n: int) -> Any:
         shapes = tuple((name, columns[name].shape, str(columns[name].dtype)) for name in sorted(columns))
         if (kind, n, shapes) not in self.kernels:

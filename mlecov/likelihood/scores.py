@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,8 @@ class Scores(ABC):
     n_terms: int
     k: int
     weights: Weights | None
+    in_memory: ClassVar[bool] = True
+    """Whether the rows are at hand without reading the data again."""
 
     @abstractmethod
     def blocks(self) -> Iterator[tuple[int, int, Array]]:

@@ -68,6 +68,9 @@ class TracedRows(RowModel):
     calls: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
     thread_safe = False  # XLA has threads of its own
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kernels": {}, "calls": {}}  # compiled programs do not travel; they are loaded again
+
     def row_function(self) -> Callable[[Any, Any], Any]:
         """Return f(eta (E, b), columns) -> (b,), the function vmapped over rows seen one at a time."""
         jax, jnp = autodiff.jax(), autodiff.jnp()

@@ -154,7 +154,7 @@ def _start(
         }
         constants = [j for j, name in enumerate(names) if name not in linear or name.endswith("[Intercept]")]
         if constants and len(constants) <= 40:
-            theta = improve(likelihood, theta, np.array(constants, dtype=np.intp))
+            theta = improve(likelihood.stand_in(), theta, np.array(constants, dtype=np.intp))
     return theta, given
 
 
@@ -170,9 +170,10 @@ def _fraction_start(likelihood: Likelihood, plan: list[tuple[str, int | None]]) 
         return None
     if plan[0][0] != "newton":
         return None
-    chosen = np.sort(np.random.default_rng(0).choice(n, count, replace=False))
     try:
-        part = likelihood.subset(chosen)
+        part = likelihood.stand_in()
+        if part is likelihood:
+            part = likelihood.subset(np.sort(np.random.default_rng(0).choice(n, count, replace=False)))
         first = part.evaluate(part.start(), order=2)
         loop = newton_loop(part, first, "newton", Monitor(), 20, 1e-6)
     except MlecovError:  # the fraction may lack a category or variation

@@ -71,7 +71,8 @@ def first_evaluation(likelihood: Likelihood, theta: Array, declared: bool) -> Ev
         return found
     if declared and not np.isfinite(found.loglike):
         terms = likelihood.evaluate(theta).loglike_obs
-        assert terms is not None
+        if terms is None:  # streamed terms, too many to hold
+            terms = np.array([found.loglike])
         bad = np.flatnonzero(~np.isfinite(terms))
         values = likelihood.space.report(theta)
         shown = listing(f"{n}={v:.6g}" for n, v in zip(likelihood.space.labels, values, strict=True))
