@@ -8,9 +8,11 @@
 from mlecov import models, plots
 from mlecov.check import check_derivatives
 from mlecov.covariance.covariance import Covariance
+from mlecov.covariance.requests import EWC, HAC, Cluster, Conley, DriscollKraay, Jackknife, Survey
 from mlecov.covariance.resampling import Bootstrap
 from mlecov.covariance.specs import Given
 from mlecov.datasets import datasets, load
+from mlecov.declare import likelihood
 from mlecov.diagnostics.facade import clarke, hausman, vuong
 from mlecov.errors import MlecovError, MlecovWarning
 from mlecov.fit import bias_reduced, fit, load_fit, stack, two_step
@@ -27,7 +29,7 @@ from mlecov.kinds import (
     real,
     simplex,
 )
-from mlecov.declare import likelihood
+from mlecov.least_squares import least_squares, nonlinear_least_squares
 from mlecov.parameters import linear
 from mlecov.result import Fit, lr_test
 
@@ -35,11 +37,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bootstrap",
+    "Cluster",
+    "Conley",
     "Covariance",
+    "DriscollKraay",
+    "EWC",
     "Fit",
     "Given",
+    "HAC",
+    "Jackknife",
     "MlecovError",
     "MlecovWarning",
+    "Survey",
     "adjust_pvalues",
     "as_fit",
     "bias_reduced",
@@ -53,19 +62,21 @@ __all__ = [
     "fixed",
     "hausman",
     "interval",
+    "least_squares",
     "likelihood",
     "linear",
     "load",
     "load_fit",
     "lr_test",
     "models",
+    "nonlinear_least_squares",
     "ordered",
     "plots",
     "positive",
     "real",
     "simplex",
+    "simultaneous",
     "stack",
     "two_step",
-    "simultaneous",
     "vuong",
 ]

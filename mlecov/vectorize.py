@@ -10,9 +10,11 @@ import functools
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from mlecov.errors import SpecificationError
+from mlecov.lazy import lazy
+
+sparse = lazy("scipy.sparse")
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]

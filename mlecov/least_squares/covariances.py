@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
 
 from mlecov.errors import CovarianceError, listing, suggestion
+from mlecov.lazy import lazy
 
+linalg = lazy("scipy.linalg")
 Array = npt.NDArray[np.float64]
 
 ALIASES = {
@@ -88,7 +89,7 @@ def opg(Q: Array, T: Array, u: Array, sigma2: float) -> Array:
             f"opg is singular: the scores of {n} rows do not span the {k + 1} parameters (sigma included). "
             "Ask for classical, oim or HC0."
         )
-    middle = cho_solve(cho_factor(correlation), np.eye(k + 1)) / np.outer(size, size) * sigma2
+    middle = linalg.cho_solve(linalg.cho_factor(correlation), np.eye(k + 1)) / np.outer(size, size) * sigma2
     full = np.zeros((T.shape[0] + 1, k + 1))
     full[:-1, :-1], full[-1, -1] = T, 1.0
     return np.asarray(full @ middle @ full.T)

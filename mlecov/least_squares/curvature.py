@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.optimize import brentq
 from scipy.special import fdtri, stdtrit
 
 from mlecov.errors import ConvergenceError, InferenceError
+from mlecov.lazy import lazy
 from mlecov.least_squares.functions import ResidualFunction
 from mlecov.least_squares.iterate import Point, Record, judge, levenberg_marquardt, point, polish
 from mlecov.least_squares.separable import Restricted
 
+optimize = lazy("scipy.optimize")
 Array = npt.NDArray[np.float64]
 
 
@@ -126,7 +127,7 @@ def profile_interval(profile: Profile, name: str, dof: int, alpha: float) -> tup
                     f"The profile t of {name} does not reach {side * quantile:.3g} within 200 standard "
                     "errors: the interval is open on that side. Report it as open, or reparametrise."
                 )
-        delta = brentq(
+        delta = optimize.brentq(
             lambda d, s=side: profile.solve(profile.estimate + s * d * profile.se)[0] * s - quantile,
             near,
             far,

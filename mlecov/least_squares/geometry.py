@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import qr, solve_triangular, svd, svdvals
 
+from mlecov.lazy import lazy
 from mlecov.least_squares.compensated import Pair, add, cross, residual
 
+linalg = lazy("scipy.linalg")
 Array = npt.NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
 
@@ -58,21 +59,21 @@ def plane(A: Array, method: str = "qr") -> Plane:
     n, k = A.shape
     scale = np.sqrt((A * A).sum(axis=0))
     scale = np.asarray(np.where(scale > 0, scale, 1.0), dtype=np.float64)
-    Q, R, pivots = qr(A / scale, mode="economic", pivoting=True)
+    Q, R, pivots = linalg.qr(A / scale, mode="economic", pivoting=True)
     diagonal = np.abs(np.diag(R))
     rank = int((diagonal > max(n, k) * EPS * diagonal[0]).sum()) if diagonal[0] > 0 else 0
     R = np.asarray(R, dtype=np.float64)
-    singular = np.asarray(svdvals(R), dtype=np.float64)
-    raw = np.asarray(svdvals(R * scale[pivots]), dtype=np.float64)
+    singular = np.asarray(linalg.svdvals(R), dtype=np.float64)
+    raw = np.asarray(linalg.svdvals(R * scale[pivots]), dtype=np.float64)
     null = _null_directions(R, pivots, scale, rank)
     if method == "svd":
         deficient = rank < k
-        U, s, Vt = svd(A if deficient else A / scale, full_matrices=False)
+        U, s, Vt = linalg.svd(A if deficient else A / scale, full_matrices=False)
         back = Vt[:rank].T / s[:rank]
         back = back if deficient else back / scale[:, None]
         return Plane(U[:, :rank], back, scale, singular, raw, null)
     back = np.zeros((k, rank))
-    back[pivots[:rank]] = solve_triangular(R[:rank, :rank], np.eye(rank))
+    back[pivots[:rank]] = linalg.solve_triangular(R[:rank, :rank], np.eye(rank))
     return Plane(Q[:, :rank], back / scale[:, None], scale, singular, raw, null)
 
 
@@ -80,7 +81,7 @@ def _null_directions(R: Array, pivots: npt.NDArray[Any], scale: Array, rank: int
     k = len(scale)
     null = np.zeros((k, k - rank))
     if rank < k:
-        null[pivots[:rank]] = -solve_triangular(R[:rank, :rank], R[:rank, rank:]) if rank else 0.0
+        null[pivots[:rank]] = -linalg.solve_triangular(R[:rank, :rank], R[:rank, rank:]) if rank else 0.0
         null[pivots[rank:], np.arange(k - rank)] = 1.0
         null[np.abs(null) < 100 * k * EPS * np.abs(null).max(axis=0)] = 0.0
         null /= scale[:, None]

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
 
 from mlecov.errors import EvaluationError, IdentificationError, listing
+from mlecov.lazy import lazy
 from mlecov.least_squares.functions import ResidualFunction
 from mlecov.least_squares.geometry import EPS, Plane, equation, plane
 
+optimize = lazy("scipy.optimize")
 Array = npt.NDArray[np.float64]
 
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.linalg import cho_factor, cho_solve
 
 from mlecov.errors import ConvergenceWarning, CovarianceError, InferenceError, SpecificationError
+from mlecov.lazy import lazy
 from mlecov.least_squares import covariances
 from mlecov.least_squares.curvature import (
     Curvature,
@@ -37,6 +37,7 @@ from mlecov.least_squares.iterate import (
 )
 from mlecov.least_squares.separable import Projected
 
+linalg = lazy("scipy.linalg")
 Array = npt.NDArray[np.float64]
 
 
@@ -164,7 +165,7 @@ class NonlinearLeastSquares:
                 "inverse is no covariance: not a minimum. Start elsewhere; classical, eim and "
                 "bread='gauss-newton' leave that part out."
             )
-        return np.asarray(cho_solve(cho_factor(np.eye(len(self.names)) + self._bending), right))
+        return np.asarray(linalg.cho_solve(linalg.cho_factor(np.eye(len(self.names)) + self._bending), right))
 
     def _noise(self, what: str) -> float:
         if self.s2 is None or self.perfect or not self.converged:
