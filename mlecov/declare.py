@@ -395,6 +395,12 @@ def _traceable(call: Call, raw: Array, columns: Mapping[str, Any], n: int) -> bo
         return False
     try:
         closed = autodiff.trace(lambda u, data: call(u, data, autodiff.jnp(), n), raw, dict(columns))
+        kind = closed.out_avals[0].dtype
+        if kind.kind != "f":
+            raise EvaluationError(
+                f"the log-likelihood returned values of type {kind}; expected real numbers (float64). Take the real part, "
+                "or look for a comparison where an arithmetic expression was meant."
+            )
     except EvaluationError:
         raise
     except Exception as error:

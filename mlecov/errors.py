@@ -107,6 +107,7 @@ def listing(items: Iterable[Any], limit: int = 10) -> str:
 def suggestion(name: str, known: Sequence[str]) -> str:
     """Return the sentence that lists the known names, after the nearest one if there is one."""
     letters = {known_name: len(set(name.lower()) & set(known_name.lower())) for known_name in known}
+    known = list(dict.fromkeys(known))
     near = [
         known_name
         for known_name in known

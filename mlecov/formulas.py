@@ -90,7 +90,11 @@ def variables(formula: str) -> set[str]:
     try:
         return {str(name) for name in formulaic.Formula(formula).required_variables}
     except Exception as error:
-        raise SpecificationError(f"formula {formula!r} can not be read: {error}") from None
+        # formulaic marks the place with terminal colours; its first line says what is wrong
+        raise SpecificationError(
+            f"formula {formula!r} can not be read: {str(error).strip().splitlines()[0]} Expected terms joined by '+', "
+            "such as 'x1 + x2 + C(group)'."
+        ) from None
 
 
 def columns_used(terms: LinearTerms, table: Table) -> set[str]:
@@ -164,7 +168,11 @@ def _stack(columns: Sequence[str], rows: Rows, intercept: bool) -> tuple[tuple[s
         else:
             names.append(name)
             parts.append(values)
-    return tuple(names), np.ascontiguousarray(np.column_stack(parts))
+    matrix = np.empty((rows.n_rows, len(parts)))
+    for start in range(0, rows.n_rows, 4096):  # a few rows of all columns stay in the cache
+        for j, values in enumerate(parts):
+            matrix[start : start + 4096, j] = values[start : start + 4096]
+    return tuple(names), matrix
 
 
 def _offset(terms: LinearTerms, rows: Rows) -> Array | None:

@@ -242,6 +242,8 @@ class IndexLikelihood(Likelihood):
     def information(self, theta: Array) -> Array:
         if self.expected_matrix is not None:
             return self.expected_matrix(theta)
+        if not self.model.has_expected:
+            raise CovarianceError(no_expected_information(self.facts.name))
         second = self.second_derivatives(theta, "expected")
         total = np.zeros((self.space.k, self.space.k))
         w = None if self.weights is None else self.weights.values

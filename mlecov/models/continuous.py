@@ -12,7 +12,7 @@ from scipy import special
 from mlecov.functions import gammaln_derivatives, gammaln_excess_derivatives
 from mlecov.kinds import positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
-from mlecov.models.base import Model, build, outside
+from mlecov.models.base import Model, build, constant_outcome, outside
 from mlecov.models.working import chain, common, regress, residuals, set_constant
 
 Array = npt.NDArray[np.float64]
@@ -27,7 +27,7 @@ class Gaussian(Model):
     equations = {"mu": None, "sigma": positive()}
 
     def check(self, y: Array, columns: Columns) -> str | None:
-        return None
+        return constant_outcome(y)
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         scale = np.exp(-eta[1])

@@ -117,10 +117,12 @@ def maximize(
     if check:
         likelihood.check_derivatives(theta)
     try:
-        evaluation = first_evaluation(likelihood, theta, declared)
-        _refuse_collinear(likelihood, evaluation)
-        loop = _run(likelihood, evaluation, plan, monitor, max_iter)
-        return _finish(likelihood, loop, evaluation.theta, plan, monitor, polish)
+        # trial points overflow on the way; what counts is whether the point accepted is finite
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            evaluation = first_evaluation(likelihood, theta, declared)
+            _refuse_collinear(likelihood, evaluation)
+            loop = _run(likelihood, evaluation, plan, monitor, max_iter)
+            return _finish(likelihood, loop, evaluation.theta, plan, monitor, polish)
     finally:
         monitor.close()
 
@@ -300,10 +302,17 @@ def _judge(likelihood: Likelihood, evaluation: Evaluation, record: Record, defin
         return
     if not np.isfinite(evaluation.loglike):
         raise ConvergenceError(f"the optimiser ended at a log-likelihood of {evaluation.loglike}.")
+    advice = "raise max_iter, give start values, or try another method"
+    if len(record.steps) > 20 and record.decrement > 0.5 * record.steps[0].decrement:
+        names = likelihood.space.free_labels
+        far = sorted(range(len(names)), key=lambda j: -abs(evaluation.theta[j]))[:3]
+        advice = (
+            f"the log-likelihood keeps rising with {', '.join(names[j] for j in far)}, so it may have no maximum: look at "
+            "its sign and for parameters that it does not bound"
+        )
     warnings.warn(
         f"not converged after {record.iterations} iterations: {record.criterion}; g' I^-1 g = "
-        f"{record.decrement:.3g}. Standard errors at this point mean nothing; raise max_iter, give start values, "
-        "or try another method.",
+        f"{record.decrement:.3g}. Standard errors at this point mean nothing; {advice}.",
         ConvergenceWarning,
         stacklevel=4,
     )
