@@ -97,7 +97,7 @@ def predict(
     >>> import mlecov as ml
     >>> fit = ml.fit(ml.models.probit("grade ~ gpa + tuce + psi", ml.load("spector")))
     >>> fit.predict("mean", {"gpa": [3.0], "tuce": [20.0], "psi": [1.0]}).values.round(4)
-    array([0.3745])
+    array([0.4546])
     """
     at = setting(optimum.likelihood, data)
     found = quantity(optimum, what, covariance)

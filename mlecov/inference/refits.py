@@ -96,7 +96,8 @@ class Refits:
         link, label = self.links[0], self.labels[0]
         if not link.lo < value < link.hi:
             raise InferenceError(
-                f"{label} = {value:g} lies on or outside the range of {label}, {link.lo:g} < {label} < {link.hi:g}."
+                f"{label} = {value:g} lies on or outside the range of {label}: "
+                f"{link.lo:g} < {label} < {link.hi:g}."
             )
         return float(link.forward(np.float64(value)))
 

@@ -11,7 +11,8 @@ from statsmodels.stats.multitest import multipletests
 
 import mlecov as ml
 from mlecov.covariance.covariance import Covariance
-from mlecov.errors import InferenceError, SpecificationError
+from mlecov.covariance.requests import Cluster
+from mlecov.errors import CovarianceWarning, InferenceError, SpecificationError
 from mlecov.inference.hypothesis import wald
 from mlecov.inference.multiple import sidak_critical, sup_t_critical
 from tests.cases import load_case
@@ -150,6 +151,23 @@ def test_cluster_refuses_as_many_restrictions_as_groups(logit: ml.Fit) -> None:
     assert wald(few, "mu[gpa] = 0, mu[psi] = 0").df == 2
     with pytest.raises(InferenceError, match=r"3 restrictions can not be tested with 3 groups"):
         wald(few, "mu[gpa] = 0, mu[psi] = 0, mu[tuce] = 0")
+
+
+def test_clusters_of_the_package(logit: ml.Fit) -> None:
+    """Groups and degrees of freedom come with the covariance; singletons give the robust forms."""
+    groups = np.arange(32) % 4
+    by_four = Cluster(groups, type="CR0", df="t")
+    with pytest.warns(CovarianceWarning, match="4 groups"):
+        logit.cov(by_four)
+    found = logit.wald("mu[gpa] = 0, mu[psi] = 0", cov=by_four)
+    assert (found.distribution, found.df, found.df_denom) == ("F", 2, 3.0)
+    assert logit.lincom("mu[gpa]", cov=by_four).df == 3.0
+    with pytest.raises(InferenceError, match="with 4 groups"):
+        logit.wald(np.eye(4), cov=by_four)
+    singletons = Cluster(np.arange(32), type="CR0")
+    for test in (logit.wald, logit.score_test):
+        one, other = test("mu[psi] = 0", cov=singletons), test("mu[psi] = 0", cov="robust")
+        assert one.statistic == pytest.approx(other.statistic, rel=1e-10)
 
 
 # --- rank and bounds -----------------------------------------------------------------------------

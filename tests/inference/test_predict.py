@@ -171,6 +171,22 @@ def test_two_equations_and_offsets() -> None:
     assert two.margins("x", what="sigma").estimates[0] == pytest.approx(two.params["sigma[x]"], rel=1e-10)
 
 
+def test_a_mean_of_two_predictors() -> None:
+    """Heteroskedastic probit: Phi(mu exp(-sigma)) crosses its predictors; against autodiff."""
+    rng = np.random.default_rng(13)
+    x, z = rng.standard_normal((2, 500))
+    y = (0.3 + x + 0.4 * z + np.exp(0.3 * x) * rng.standard_normal(500) > 0).astype(float)
+    frame = {"x": x, "z": z, "y": y}
+    fit = ml.fit(ml.models.heteroskedastic_probit("y ~ x + z", frame, sigma="x"))
+
+    def probability(mu, sigma):
+        return norm.cdf(mu * jnp.exp(-sigma))
+
+    ours, exact = fit.margins(), fit.margins(what=probability)
+    np.testing.assert_allclose(ours.estimates, exact.estimates, rtol=1e-9)
+    np.testing.assert_allclose(ours.bse, exact.bse, rtol=1e-7)
+
+
 # --- unconditional errors ------------------------------------------------------------------------
 
 
@@ -225,7 +241,7 @@ def test_refusals(curved) -> None:
         fit.predict("mean")
     with pytest.raises(SpecificationError, match="'sgma'"):
         fit.predict("sgma")
-    with pytest.raises(SpecificationError, match="'q'.*neither a parameter nor a column"):
+    with pytest.raises(SpecificationError, match=r"'q'.*neither a parameter nor a column"):
         fit.predict(lambda mu, q: mu * q)
     with pytest.raises(SpecificationError, match=r"shape \(2,\)"):
         fit.predict(lambda mu: mu[:2])
@@ -233,11 +249,11 @@ def test_refusals(curved) -> None:
         fit.predict("mu", frame[["x", "z"]])
     with pytest.raises(DataError, match="'xx'"):
         fit.margins("xx", what="mu")
-    with pytest.raises(SpecificationError, match="no level 'd'"):
+    with pytest.raises(SpecificationError, match=r"no level 'd'"):
         fit.margins(what="mu", contrasts={"z": ("a", "d")})
     with pytest.raises(SpecificationError, match="two values"):
         fit.margins(what="mu", contrasts={"x": (1,)})
-    with pytest.raises(SpecificationError, match="'average' is not known"):
+    with pytest.raises(SpecificationError, match=r"'average' is not known"):
         fit.margins("x", what="mu", at="average")
     with pytest.raises(InferenceError, match="overall"):
         fit.margins("x", what="mu", at="mean", unconditional=True)
