@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from mlecov.models.jets import Jets
 from mlecov.models.whole import (
     Columns,
     Derivatives,
+    LastPass,
     WholeLikelihood,
     WholeModel,
     count,
@@ -44,6 +45,7 @@ class Switching(WholeModel):
     regimes: int
     p: int
     own_sigma: bool
+    last: LastPass = field(default_factory=LastPass, repr=False, compare=False)
     name = "markov_switching"
 
     @property
@@ -150,8 +152,8 @@ class Switching(WholeModel):
             second[place[row, row]] += (1.0 - 3.0 * (e / scale) ** 2) / scale**2 * member
         return np.concatenate([f[None], f * dl, f * second]), top
 
-    def derivatives(self, params: Array, columns: Columns, order: int, w: Array | None) -> Derivatives:
-        y, jets = columns["y"], Jets(len(params), order)
+    def _filter(self, params: Array, y: Array, jets: Jets) -> tuple[Array, Array]:
+        """Return the jet (D, n) of f(y_t | past) over a scale, and the log of the scale (n,)."""
         n = len(y) - self.p
         T = self.transition(params, jets)
         likelihoods = np.empty((jets.size, n))
@@ -167,6 +169,12 @@ class Switching(WholeModel):
                 reduced = joint.reshape(jets.size, -1, self.regimes).sum(axis=2)
                 reduced = jets.multiply(reduced, jets.reciprocal(total)[:, None])
                 ahead = self._move(reduced.reshape(jets.size, self.regimes, -1), T, jets)
+        return likelihoods, logs
+
+    def derivatives(self, params: Array, columns: Columns, order: int, w: Array | None) -> Derivatives:
+        y, jets = columns["y"], Jets(len(params), order)
+        likelihoods, logs = self.last.get(params, order, y, lambda: self._filter(params, y, jets))
+        n = len(logs)
         value = logs + np.log(likelihoods[0])
         if not order:
             return value, None, None

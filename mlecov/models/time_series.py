@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from mlecov.models.jets import Jets
 from mlecov.models.whole import (
     Columns,
     Derivatives,
+    LastPass,
     Series,
     WholeLikelihood,
     WholeModel,
@@ -39,12 +40,16 @@ class Arma(WholeModel):
 
     lags: Lags
     width: int
+    last: LastPass = field(default_factory=LastPass, repr=False, compare=False)
     name = "arma"
 
     def derivatives(self, params: Array, columns: Columns, order: int, w: Array | None) -> Derivatives:
         b, coefficients, sigma = params[: self.width], params[self.width : -1], float(params[-1])
         n = len(columns["y"])
-        found = innovations(coefficients, self.lags, columns["data"], order)
+        data = columns["data"]
+        found = self.last.get(
+            coefficients, order, data, lambda: innovations(coefficients, self.lags, data, order)
+        )
         if found is None:
             nothing = np.full((n, len(params)), np.nan)
             return np.full(n, np.nan), nothing if order else None, nothing[:0].T @ nothing[:0] + np.nan

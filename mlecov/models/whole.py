@@ -58,6 +58,22 @@ class WholeModel(ABC):
         return {name: values[terms] for name, values in columns.items()}
 
 
+@dataclass
+class LastPass:
+    """The last pass of a filter: evaluations at one point that differ by weights alone share it."""
+
+    held: tuple[bytes, int, Array, Any] | None = None
+
+    def get(self, params: Array, order: int, data: Array, run: Callable[[], Any]) -> Any:
+        """Return run(), or what it returned last for these parameters, order and data."""
+        held, key = self.held, params.tobytes()
+        if held is not None and held[0] == key and held[1] == order and held[2] is data:
+            return held[3]
+        found = run()
+        self.held = (key, order, data, found)
+        return found
+
+
 @dataclass(frozen=True)
 class WholeLikelihood(Likelihood):
     """The likelihood of a `WholeModel`: S_theta = S_params J, H_theta = J'H J + sum_i g_i d2 params_i."""
@@ -284,9 +300,7 @@ def refuse_constant(series: Series, name: str, least: int) -> None:
     if n < least:
         raise DataError(f"{name}: {n} rows are too few; at least {least} are needed for these lags.")
     if series.y.min() == series.y.max():
-        raise DataError(
-            f"{name}: the outcome {series.outcome!r} is {series.y[0]:g} in every row."
-        )
+        raise DataError(f"{name}: the outcome {series.outcome!r} is {series.y[0]:g} in every row.")
 
 
 def least_squares(X: Array, y: Array) -> Array:

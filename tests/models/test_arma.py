@@ -16,7 +16,7 @@ from mlecov.models.arma_filter import innovations
 from mlecov.models.time_series import ar, arma
 from mlecov.optimize import maximize
 from tests.cases import load_case
-from tests.models.whole import check_orders, check_simulation
+from tests.models.whole import check_blocks, check_orders, check_simulation
 
 CASES = {
     "stata_arima_wpi1": lambda data: arma("wpi", data, p=1, q=1, d=1),
@@ -124,6 +124,10 @@ def test_long_series_are_quick() -> None:
     finally:
         arma_filter._shifted = original
     assert len(calls) < 100
+
+
+def test_curvature_blocks_add_up() -> None:
+    check_blocks(*variant("seasonal"))
 
 
 def test_not_stationary() -> None:

@@ -13,7 +13,7 @@ from mlecov.errors import DataError, SpecificationError
 from mlecov.models.switching import markov_switching
 from mlecov.optimize import maximize
 from tests.cases import load_case
-from tests.models.whole import check_orders, check_simulation
+from tests.models.whole import check_blocks, check_orders, check_simulation
 
 CASE = load_case("hamilton_gnp")
 
@@ -92,6 +92,11 @@ def test_sum_over_all_paths(name) -> None:
             density *= T[s[t], s[t + 1]] if t + 1 < n else 1.0
     terms = np.diff(np.log(total), prepend=0.0)
     np.testing.assert_allclose(likelihood.evaluate(theta).loglike_obs[: n - p], terms, rtol=1e-10)
+
+
+def test_curvature_blocks_add_up() -> None:
+    likelihood = markov_switching(Y, p=1)
+    check_blocks(likelihood, point(likelihood))
 
 
 def test_simulation() -> None:

@@ -12,7 +12,7 @@ from mlecov.errors import DataError, SeparabilityError, SpecificationError
 from mlecov.models.volatility import garch, normal_density, student_density, student_information
 from mlecov.optimize import maximize
 from tests.cases import load_case
-from tests.models.whole import check_orders, check_simulation, ratio
+from tests.models.whole import check_blocks, check_orders, check_simulation, ratio
 
 CASE = load_case("fcp_garch")
 Y = CASE.data["y"].to_numpy()
@@ -99,6 +99,11 @@ def test_derivatives(name) -> None:
     # e^2 1(e < 0) has a jump in its second derivative, which a residual that changes sign steps over
     small = bool(VARIANTS[name].get("asymmetry"))
     check_orders(likelihood, theta, step=5e-4 if small else 0.01, rtol=1e-6 if small else 1e-7)
+
+
+def test_curvature_blocks_add_up() -> None:
+    likelihood = garch(Y[:100], asymmetry=1)
+    check_blocks(likelihood, likelihood.start())
 
 
 def recursion_by_hand(y, mu, omega, alpha, gamma, beta, nu):

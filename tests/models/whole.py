@@ -82,3 +82,17 @@ def ratio(case: Case, estimator: str, optimum: Any, spec: str, order: list[int] 
     own = own if order is None else own[order]
     printed = case.bse(estimator)
     return np.asarray((own / printed - 1.0)[np.isfinite(printed)])
+
+
+def check_blocks(likelihood: Likelihood, theta: Array, groups: int = 5) -> None:
+    """Check that the curvatures of groups add up to that of the whole, also after other outcomes."""
+    n = likelihood.n_terms
+    blocks = [b for _, b in likelihood.curvature_blocks(theta, np.arange(n) % groups, groups, "observed")]
+    whole = likelihood.evaluate(theta, order=2).information
+    total = np.concatenate(blocks).sum(axis=0)
+    scale = np.sqrt(np.abs(np.outer(np.diag(whole), np.diag(whole))))
+    assert np.all(np.abs(total - whole) <= 1e-10 * scale)
+    drawn = likelihood.simulate(np.random.default_rng(1), theta)
+    other = drawn.evaluate(theta, order=2).information
+    assert not np.allclose(other, whole, rtol=1e-6, atol=0)
+    np.testing.assert_array_equal(likelihood.evaluate(theta, order=2).information, whole)
