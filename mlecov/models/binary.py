@@ -76,7 +76,7 @@ class Probit(Binary):
 
     def expected(self, eta: Array, columns: Columns) -> Array:
         # -phi^2 / (Phi (1 - Phi)) is the product of the two inverse Mills ratios
-        return -(log_ndtr_derivatives(eta[0], 1)[1] * log_ndtr_derivatives(-eta[0], 1)[1])[None]
+        return np.asarray(-(log_ndtr_derivatives(eta[0], 1)[1] * log_ndtr_derivatives(-eta[0], 1)[1])[None])
 
 
 def probit(formula: Any, data: Any = None, **options: Any) -> IndexLikelihood:
@@ -184,7 +184,7 @@ class Cloglog(Binary):
 
     def expected(self, eta: Array, columns: Columns) -> Array:
         rate = np.exp(eta[0])
-        return -(rate * (rate / np.expm1(rate)))[None]
+        return np.asarray(-(rate * (rate / np.expm1(rate)))[None])
 
 
 def cloglog(formula: Any, data: Any = None, **options: Any) -> IndexLikelihood:
@@ -244,7 +244,7 @@ class HeteroskedasticProbit(Binary):
     def expected(self, eta: Array, columns: Columns) -> Array:
         scale, index = np.exp(-eta[1]), self.index(eta)
         curve = -log_ndtr_derivatives(index, 1)[1] * log_ndtr_derivatives(-index, 1)[1]
-        return curve * np.stack([scale * scale, -scale * index, index * index])
+        return np.asarray(np.stack([scale * scale, -scale * index, index * index]) * curve)
 
     def mean(self, eta: Array, columns: Columns) -> Array:
         return self.probability(self.index(eta))
@@ -281,6 +281,7 @@ def heteroskedastic_probit(
     """
     if sigma is None:
         raise SpecificationError(
-            "heteroskedastic_probit needs a formula for log sigma: sigma='z1 + z2'. Without one it is the probit."
+            "heteroskedastic_probit needs a formula for log sigma: sigma='z1 + z2'. Without one "
+            "it is the probit."
         )
     return build(HeteroskedasticProbit(), formula, data, equations={"sigma": sigma}, **options)

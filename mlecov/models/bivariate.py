@@ -20,13 +20,13 @@ from mlecov.models.base import Model, build, constant_outcome, least_squares_sta
 Array = npt.NDArray[np.float64]
 
 FAR = 1e-5
-"""Probability below which Owen's T (1e-15 absolutely) leaves too few digits: the integral is taken in logs."""
+"""Probability below which Owen's T (1e-15 absolutely) leaves too few digits: then in logs."""
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 PANELS = 8
 
 
 def log_bivariate_cdf(x: Array, y: Array, rho: Array) -> Array:
-    """Return log P(X <= x, Y <= y) (n,) of the standard bivariate normal, relatively accurate in the tails."""
+    """Return log P(X <= x, Y <= y) (n,) of the standard bivariate normal, accurate in the tails."""
     with np.errstate(divide="ignore"):
         value = np.log(bvn_cdf(x, y, rho))
     far = np.flatnonzero(~(value > np.log(FAR)))
@@ -36,7 +36,7 @@ def log_bivariate_cdf(x: Array, y: Array, rho: Array) -> Array:
 
 
 def _log_tail(x: Array, y: Array, rho: Array) -> Array:
-    """Return the log of the integral over t <= x of phi(t) Phi((y - rho t) / root), by panels of Gauss-Legendre.
+    """Return the log of the integral over t <= x of phi(t) Phi((y - rho t) / root), by Gauss-Legendre.
 
     The log of the integrand is concave with curvature below -1, so its mass lies within 10 of the mode.
     """
@@ -185,7 +185,8 @@ def bivariate_probit(
     parsed = parse(second) if isinstance(second, str) else None
     if parsed is None or parsed.left is None or second is None:
         raise SpecificationError(
-            f"bivariate_probit: second={second!r}; expected the formula of the second outcome, 'y2 ~ x1 + x2'."
+            f"bivariate_probit: second={second!r}; expected the formula of the second outcome, "
+            "'y2 ~ x1 + x2'."
         )
     right = second.split("~")[1]
     return build(

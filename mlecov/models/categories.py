@@ -35,7 +35,8 @@ def encode(
     table = open_table(data)
     if left is None or left not in table:
         raise SpecificationError(
-            f"{name}({formula!r}): expected a column on the left-hand side, got {left!r}; categories are not computed."
+            f"{name}({formula!r}): expected a column on the left-hand side, got {left!r}; "
+            "categories are not computed."
         )
     codes, found = _codes(name, left, table.columns[left], levels, in_order)
     columns: Mapping[str, Any] = {**table.columns, left: codes}
@@ -60,7 +61,8 @@ def _codes(
         elif in_order and array.dtype.kind not in "fiub":
             raise DataError(
                 f"{name}: the outcome {outcome!r} is text, whose order is not known. Say "
-                f"levels={sorted(map(str, present))[:6]!r} in the right order, or make it an ordered categorical."
+                f"levels={sorted(map(str, present))[:6]!r} in the right order, or make it an "
+                "ordered categorical."
             )
         else:
             levels = sorted(present)

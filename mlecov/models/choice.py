@@ -207,7 +207,8 @@ def check_choices(name: str, outcome: str, y: Array, bounds: npt.NDArray[np.intp
     if (counts != 1).any():
         bad = np.flatnonzero(counts != 1)
         raise SupportError(
-            f"{name}: one row of each choice situation must be chosen; {len(bad)} situation(s) have another number, "
+            f"{name}: one row of each choice situation must be chosen; {len(bad)} situation(s) "
+            "have another number, "
             f"for example {labels[bad[0]]!r} with {counts[bad[0]]:g}."
         )
 
@@ -218,7 +219,8 @@ def refuse_constant_columns(name: str, data: UnitData, bounds: npt.NDArray[np.in
     fixed = np.flatnonzero((data.matrix == data.matrix[first]).all(axis=0))
     if len(fixed):
         raise IdentificationError(
-            f"{name}: column(s) {listing(data.names[j] for j in fixed)} do not vary within any choice situation, so the "
+            f"{name}: column(s) {listing(data.names[j] for j in fixed)} do not vary within any "
+            "choice situation, so the "
             "choice says nothing of their coefficients. Interact them with alternatives (C(mode):income)."
         )
 
@@ -245,8 +247,8 @@ def conditional_logit(
 
     Reference: McFadden (1974), in Zarembka (ed.), Frontiers in Econometrics; Greene (2018), 18.2.3.
 
-    >>> lik = conditional_logit(np.array([1, 0, 0, 1]), np.array([[1.0], [2], [3], [1]]), unit=np.array([0, 0, 1, 1]))
-    >>> lik.n_terms
+    >>> y, X, unit = np.array([1, 0, 0, 1]), np.array([[1.0], [2], [3], [1]]), np.array([0, 0, 1, 1])
+    >>> conditional_logit(y, X, unit=unit).n_terms
     2
     """
     name = "conditional_logit"

@@ -45,7 +45,7 @@ class MixedLogit(UnitLikelihood):
         return replace(super().subset(terms), draws=self.draws[terms])
 
     def start(self) -> Array:
-        """Return the conditional logit's start, zeros, and standard deviations of a tenth of the columns' scale."""
+        """Return the conditional logit's estimates, and spreads of half a unit of utility."""
         theta = np.zeros(self.space.k)
         p = self.data.matrix.shape[1]
         pooled = self.conditional()
@@ -72,7 +72,7 @@ class MixedLogit(UnitLikelihood):
     def situations(self) -> npt.NDArray[np.intp]:
         """Return the first row of each choice situation, and the number of rows."""
         inner = self.data.codes if self.data.inner is None else self.data.inner
-        return np.r_[0, np.flatnonzero(np.diff(inner)) + 1, len(inner)].astype(np.intp)
+        return np.concatenate([[0], np.flatnonzero(np.diff(inner)) + 1, [len(inner)]]).astype(np.intp)
 
     def evaluate(
         self, theta: Array, *, order: int = 0, scores: bool = False, weights: Array | None = None
@@ -221,7 +221,8 @@ def mixed_logit(
     unknown = [column for column in chosen if column not in made.names]
     if unknown or not chosen or len(set(chosen)) < len(chosen):
         raise SpecificationError(
-            f"{name}: random={chosen!r}; expected distinct columns among {listing(made.names)}. Without any, use "
+            f"{name}: random={chosen!r}; expected distinct columns among {listing(made.names)}. "
+            "Without any, use "
             "conditional_logit."
         )
     if not isinstance(draws, (int, np.integer)) or draws < 2:

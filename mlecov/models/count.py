@@ -88,8 +88,9 @@ class NegativeBinomial(CountModel):
     def size(self, eta: Array) -> tuple[Array, Array]:
         """Return m (n,) and p (n,) of the negative binomial with P(0) = p^m."""
         mean, alpha = np.exp(eta[0]), np.exp(eta[1])
-        m = np.asarray(1 / alpha if self.power == 2 else mean / alpha)
-        return m, np.asarray(m / (m + mean))
+        m: Array = np.asarray(1 / alpha if self.power == 2 else mean / alpha, dtype=np.float64)
+        share: Array = np.asarray(m / (m + mean), dtype=np.float64)
+        return m, share
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         (m, p), y = self.size(eta), columns["y"]
@@ -257,7 +258,7 @@ def nb1(formula: Any, data: Any = None, *, alpha: str | None = None, **options: 
 
 @dataclass(frozen=True)
 class GeneralizedPoisson(CountModel):
-    """Consul's generalised Poisson; predictors (log mu, log alpha), s = log v = log alpha + (p - 1) log mu."""
+    """Consul's generalised Poisson; predictors (log mu, log alpha), v = alpha mu^(p - 1)."""
 
     p: int = 2
     name = "generalized_poisson"

@@ -55,7 +55,7 @@ class WithZeros(CountModel):
         return self.base.boundary(eta[:-1], columns)
 
     def positive_start(self, likelihood: IndexLikelihood) -> tuple[Array, float, float]:
-        """Return the base's start on the positive outcomes, and the shares of zeros observed and of its own."""
+        """Return the base's start on the positive outcomes, the share of zeros, and its own share."""
         y, w = likelihood.columns["y"], weights_of(likelihood)
         theta = self.base.start(likelihood)
         part = likelihood.subset(np.flatnonzero(y > 0).astype(np.intp))
@@ -80,14 +80,18 @@ class ZeroInflated(WithZeros):
         largest = float(special.expit(eta[-1].max()))
         if largest < AT_BOUND:
             return (
-                f"inflate is at its bound: no zero is an inflated one (the largest probability is {largest:.1g}). The "
+                "inflate is at its bound: no zero is an inflated one (the largest probability is "
+                f"{largest:.1g}). The "
                 "maximum is that of the model without inflation; fit that instead."
             )
         return super().boundary(eta, columns)
 
     def check(self, y: Array, columns: Columns) -> str | None:
         if len(y) and y.min() > 0:
-            return "has no zeros: there is nothing to inflate. Use the model without inflation, or a truncated one."
+            return (
+                "has no zeros: there is nothing to inflate. Use the model without inflation, or a "
+                "truncated one."
+            )
         return super().check(y, columns)
 
     def start(self, likelihood: IndexLikelihood) -> Array:
@@ -232,7 +236,10 @@ class Truncated(CountModel):
 
     def check(self, y: Array, columns: Columns) -> str | None:
         if len(y) and (y == self.lowest).all():
-            return f"is {self.lowest} in every row, the smallest possible: the mean has no maximum likelihood estimate."
+            return (
+                f"is {self.lowest} in every row, the smallest possible: the mean has no maximum "
+                "likelihood estimate."
+            )
         return check_counts(y) or outside(
             y, y > self.truncation, f"above {self.truncation}, where the outcome is truncated"
         )
@@ -384,7 +391,8 @@ def hurdle_nb2(
 def _point(truncation: int) -> int:
     if not isinstance(truncation, (int, np.integer)) or truncation < 0:
         raise SpecificationError(
-            f"truncation={truncation!r}: expected a count c >= 0; outcomes up to and including c are not observed."
+            f"truncation={truncation!r}: expected a count c >= 0; outcomes up to and including c "
+            "are not observed."
         )
     return int(truncation)
 

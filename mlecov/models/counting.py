@@ -133,7 +133,8 @@ class CountModel(Model):
             if past.min() > 0.9 and np.abs(part).max() <= 1e-15 * max(np.abs(total).max(), 1e-300):
                 return total
         raise CovarianceError(
-            f"{self.name}: the expected information is a sum over outcomes, which has not ended at {LAST_COUNT}: the "
+            f"{self.name}: the expected information is a sum over outcomes, which has not ended "
+            f"at {LAST_COUNT}: the "
             "distribution's tail is too long. Use 'oim'."
         )
 
@@ -149,8 +150,8 @@ class CountModel(Model):
 
     def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
         """Draw by inversion, outcome by outcome."""
-        draws, y = rng.random(eta.shape[1]), np.zeros(eta.shape[1])
-        past, left = np.zeros(eta.shape[1]), np.arange(eta.shape[1])
+        draws: Array = np.asarray(rng.random(eta.shape[1]))
+        y, past, left = np.zeros(eta.shape[1]), np.zeros(eta.shape[1]), np.arange(eta.shape[1])
         for j, probability, _ in self.outcomes(eta, columns):
             past[left] += probability[left]
             y[left] = j

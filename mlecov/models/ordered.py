@@ -52,7 +52,10 @@ class OrderedModel(Model):
             and (absent := np.flatnonzero(np.bincount(y.astype(np.intp), minlength=top + 1) == 0)).size
         ):
             names = ", ".join(repr(self.levels[j]) for j in absent)
-            return f"never takes the value(s) {names}: the cut points beside them have no maximum. Leave them out."
+            return (
+                f"never takes the value(s) {names}: the cut points beside them have no maximum. Leave "
+                "them out."
+            )
         return wrong
 
     def start(self, likelihood: IndexLikelihood) -> Array:

@@ -54,7 +54,8 @@ class BetaBinomial(CountModel):
         if rho > AT_BOUND:
             return None
         return (
-            f"theta is without bound (1 / (1 + theta) = {rho:.1g}): successes vary no more than binomial ones. The "
+            f"theta is without bound (1 / (1 + theta) = {rho:.1g}): successes vary no more than "
+            "binomial ones. The "
             "maximum is the binomial regression's; theta's standard error has no meaning."
         )
 
@@ -140,7 +141,8 @@ def beta_binomial(
     """
     if trials is None:
         raise SpecificationError(
-            "beta_binomial needs trials=, the numbers of trials; expected a column name or an array, got None."
+            "beta_binomial needs trials=, the numbers of trials; expected a column name or an "
+            "array, got None."
         )
     further = {"theta": theta}
     made = build(BetaBinomial(), formula, data, equations=further, columns={"trials": trials}, **options)

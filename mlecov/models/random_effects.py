@@ -161,8 +161,10 @@ class RandomEffects(UnitLikelihood):
         change = abs(finer - evaluation.loglike)
         if change > MOVES:
             warnings.warn(
-                f"{self.facts.name}: with {2 * len(self.rule[0])} quadrature points instead of {len(self.rule[0])} the "
-                f"log-likelihood moves by {change:.2g}: the integrals are not exact, nor are estimates and standard "
+                f"{self.facts.name}: with {2 * len(self.rule[0])} quadrature points instead of "
+                f"{len(self.rule[0])} the "
+                f"log-likelihood moves by {change:.2g}: the integrals are not exact, nor are "
+                "estimates and standard "
                 "errors. Raise nodes= until the log-likelihood stands still (long panels, large sigma).",
                 QuadratureWarning,
                 stacklevel=5,

@@ -175,7 +175,9 @@ def open_units(
     rows = screen(table, used, missing, unit)
     block = materialize(terms, rows)
     block = block if constant else without_constant(block, name)
-    own = next((term_weights(rows, value, kind) for kind, value in weights.items()), None)  # type: ignore[arg-type]
+    own = None
+    for kind, value in weights.items():
+        own = term_weights(rows, value, kind)  # type: ignore[arg-type]
     made = _sorted(block, evaluate(parsed.left, rows), rows, None if inner is None else rows.raw(inner))
     return made, rows, own, Facts(name, "units, closed form", parsed.left, {"blocks": {"mu": block}})
 

@@ -13,7 +13,6 @@ import pytest
 from scipy import special, stats
 
 from mlecov.errors import BoundaryWarning, SpecificationError, SupportError
-from mlecov.models.proportions import beta_binomial
 from mlecov.models.count import generalized_poisson, nb1, nb2, poisson
 from mlecov.models.count_zeros import (
     hurdle_nb2,
@@ -23,6 +22,7 @@ from mlecov.models.count_zeros import (
     zero_inflated_nb2,
     zero_inflated_poisson,
 )
+from mlecov.models.proportions import beta_binomial
 from mlecov.optimize import maximize
 from tests.cases import load_case
 from tests.models.common import check_derivatives, check_model

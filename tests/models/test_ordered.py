@@ -129,7 +129,7 @@ def test_levels_come_from_numbers_categoricals_or_the_user() -> None:
     np.testing.assert_array_equal(numbers.columns["y"], [0, 1, 2, 1, 0, 2])
     with pytest.raises(DataError, match="takes 'high', not among the levels"):
         ordered_logit(text, X, levels=["low", "mid"])
-    with pytest.raises(SupportError, match="never takes the value.*'none'"):
+    with pytest.raises(SupportError, match=r"never takes the value.*'none'"):
         ordered_logit(text, X, levels=["none", "low", "mid", "high"])
     with pytest.raises(SpecificationError, match="'x0' is the same in every row"):
         ordered_logit(np.array([0, 1, 2]), np.ones((3, 1)))
