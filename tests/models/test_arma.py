@@ -162,9 +162,9 @@ def test_simulation() -> None:
 def test_simulation_starts_in_the_stationary_distribution() -> None:
     likelihood = arma(np.arange(5.0), p=2)
     theta, rng = np.array([0.0, 0.9, -0.3, 0.0]), np.random.default_rng(4)
-    drawn = np.array([likelihood.simulate(rng, theta).columns["y"] for _ in range(20000)])
+    drawn = np.array([likelihood.simulate(rng, theta).columns["y"] for _ in range(4000)])
     variance = 1.3 / (0.7 * (1.3**2 - 0.81))  # Hamilton (1994), 3.4.30, at 0.9 and -0.3
-    np.testing.assert_allclose(drawn.var(axis=0), variance, rtol=0.05)
+    np.testing.assert_allclose(drawn.var(axis=0), variance, rtol=0.1)
 
 
 @pytest.mark.slow
