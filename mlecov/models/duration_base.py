@@ -176,6 +176,12 @@ class Duration(Model):
                 entered, self.cumulative(eta, np.where(entered, columns["entry"], 1.0), 0)[0], 0.0
             )
         t = self.inverse(eta, drawn)
+        endless = np.isinf(t) & (columns["event"] == EVENT if "event" in columns else True)
+        if endless.any():
+            raise SpecificationError(
+                f"{self.name}: at these parameters some durations never end (row {int(np.argmax(endless))}), "
+                "and rows without a censoring time can not be drawn. Give the rows censoring times (event 0)."
+            )
         if "event" not in columns:
             return {"y": t, "log_y": np.log(t)}
         lower, upper = columns.get("lower", columns["y"]), columns.get("upper", columns["y"])

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtri
 
+from mlecov.errors import MlecovError
 from mlecov.likelihood.index import IndexLikelihood
 from mlecov.optimize import maximize
 
@@ -116,6 +117,27 @@ def check_model(likelihood: IndexLikelihood, theta: Array, *, seed: int = 0, **o
     few = drawn.subset(np.arange(min(drawn.n_terms, 400), dtype=np.intp))
     check_derivatives(few, theta, **of_derivatives)
     check_simulation(likelihood, theta, seed=seed, **options)
+
+
+def check_starts(build: Any, theta: Array, outcome: float, *, samples: int = 100, n: int = 400) -> None:
+    """Check that default starts lead to a maximum on simulated samples about theta, of varied designs.
+
+    `build(y, X)` makes the likelihood, X having a constant and two regressors.
+    """
+    failures = []
+    for seed in range(samples):
+        rng = np.random.default_rng(seed)
+        X = np.column_stack([np.ones(n), rng.standard_normal(n), rng.uniform(-1, 1, n)])
+        there = theta + rng.normal(0, 0.15, len(theta))
+        likelihood = build(np.full(n, outcome), X).simulate(rng, there)
+        try:
+            optimum = maximize(likelihood)
+        except MlecovError as error:
+            failures.append(f"{seed}: {type(error).__name__}: {error}"[:200])
+            continue
+        if not optimum.record.converged:
+            failures.append(f"{seed}: {optimum.record.criterion}")
+    assert not failures, f"{len(failures)} of {samples} samples: {failures[:5]}"
 
 
 def check_case(found: Array, expected: Array, digits: float, what: str) -> None:

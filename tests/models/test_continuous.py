@@ -19,7 +19,7 @@ from mlecov.models.continuous import Beta, Gamma, Gaussian, StudentT
 from mlecov.models.extreme import GEV, GeneralizedPareto, box_cox_inverse
 from mlecov.optimize import maximize
 from tests.cases import load_case
-from tests.models.common import check_case, check_model
+from tests.models.common import check_case, check_model, check_starts
 
 Array = npt.NDArray[np.float64]
 
@@ -220,3 +220,9 @@ def test_gammaln_excess_against_mpmath(x: float) -> None:
         ]
     found = gammaln_excess_derivatives(x, 3)
     np.testing.assert_allclose(found, [float(v) for v in expected], rtol=3e-15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MODELS))
+def test_default_starts_converge_on_a_hundred_samples(name: str) -> None:
+    check_starts(*MODELS[name])

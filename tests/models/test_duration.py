@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import mpmath
@@ -19,7 +20,7 @@ from mlecov.models.duration_gamma import survival
 from mlecov.optimize import maximize
 from mlecov.optimum import Optimum
 from tests.cases import load_case
-from tests.models.common import check_case, check_derivatives, check_model, check_simulation
+from tests.models.common import check_case, check_derivatives, check_model, check_simulation, check_starts
 
 Array = npt.NDArray[np.float64]
 SPECS = {"hessian": "oim", "opg": "opg", "sandwich": "robust"}
@@ -102,7 +103,7 @@ MODELS: dict[str, tuple[Any, dict[str, Any], Array]] = {
     "weibull_ph": (models.weibull, {"form": "ph"}, np.array([-0.4, 0.5, -0.3, 0.3])),
     "lognormal": (models.lognormal, {}, np.array([0.4, 0.5, -0.3, -0.2])),
     "loglogistic": (models.loglogistic, {}, np.array([0.4, 0.5, -0.3, -0.6])),
-    "gompertz": (models.gompertz, {}, np.array([-0.6, 0.5, -0.3, 0.3])),
+    "gompertz": (models.gompertz, {}, np.array([-0.6, 0.5, -0.3, 0.9])),
     "generalized_gamma": (models.generalized_gamma, {}, np.array([0.4, 0.5, -0.3, -0.3, 0.6])),
     "generalized_gamma_below": (models.generalized_gamma, {}, np.array([0.4, 0.5, -0.3, -0.7, -0.5])),
 }
@@ -180,6 +181,25 @@ def test_gompertz_near_constant_hazard() -> None:
     hessian = lik.evaluate(np.array([0.0, 1.0]), order=2).hessian
     assert hessian is not None
     np.testing.assert_allclose(-hessian[1, 1], 0.7**3 * moments[2], rtol=1e-12)
+
+
+def test_weibull_expected_information_is_that_of_both_forms() -> None:
+    """b_ph = -b / sigma, shape = 1 / sigma: the information of one form carried to the other by the Jacobian."""
+    y, X = np.linspace(0.5, 2.0, 60), design(60)
+    theta = np.array([0.4, 0.5, -0.3, -0.4])
+    sigma = np.exp(theta[-1])
+    there = np.append(-theta[:3] / sigma, -theta[-1])
+    jacobian = -np.eye(4)
+    jacobian[:3, :3] *= sigma  # b = -b_ph exp(-log shape)
+    jacobian[:3, 3] = -theta[:3]
+    expected = jacobian.T @ models.weibull(y, X).information(theta) @ jacobian
+    np.testing.assert_allclose(models.weibull(y, X, form="ph").information(there), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_durations_without_end_are_not_drawn() -> None:
+    endless = models.gompertz(np.ones(50), np.ones((50, 1)))
+    with pytest.raises(SpecificationError, match="some durations never end"):
+        endless.simulate(np.random.default_rng(0), np.array([-0.5, -1.0]))
 
 
 def test_upper_alone_tells_events_from_censoring() -> None:
@@ -271,3 +291,19 @@ def test_generalized_gamma_tails_against_mpmath(k: float) -> None:
         for got, name in ((found.k, "value"), (found.wk, "w"), (found.kk, "k")):
             slope = (getattr(there[1], name) - getattr(there[0], name)) / 2e-4
             np.testing.assert_allclose(got, slope, rtol=1e-5, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MODELS))
+def test_default_starts_converge_on_a_hundred_samples(name: str) -> None:
+    function, options, theta = MODELS[name]
+    check_starts(partial(function, **options), theta, 1.0)
+
+    def censored(y: Array, X: Array) -> IndexLikelihood:
+        event = np.arange(len(y)) % 4
+        found: IndexLikelihood = function(
+            y, X, event=event, upper=np.where(event == 3, 2 * y, np.nan), **options
+        )
+        return found
+
+    check_starts(censored, theta, 1.0)
