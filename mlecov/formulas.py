@@ -327,7 +327,9 @@ def unite(
 
 
 def _same(a: Block, b: Block) -> bool:
-    return a.terms.formula == b.terms.formula and a.names == b.names
+    if a.terms.formula != b.terms.formula or a.names != b.names:
+        return False
+    return isinstance(a.terms.formula, str) or (a.is_dense and b.is_dense and np.array_equal(a.matrix, b.matrix))
 
 
 def _unite_dense(blocks: dict[str, Block], n_rows: int) -> tuple[Design, dict[str, Columns]]:
