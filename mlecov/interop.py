@@ -222,7 +222,7 @@ def _record(evaluation: Evaluation, names: Sequence[str]) -> Record:
         f"g' I^-1 g = {decrement:.2g}"
         if good
         else (
-            f"g' I^-1 g = {decrement:.2g} at the estimates given: the scores do not sum to zero (a penalty, or "
+            f"g' I^-1 g = {decrement:.2g} at the estimates: the scores do not sum to zero (a penalty, or "
             "an optimiser that stopped early)"
         )
     )
