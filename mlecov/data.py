@@ -66,6 +66,8 @@ class Table:
             values = self.columns[name]
             if isinstance(values, np.ndarray) and values.ndim == 2:
                 parts |= {f"{name}[{j}]": values[:, j] for j in range(values.shape[1])}
+            elif _is_pandas_series(values) and str(values.dtype).startswith("string"):
+                parts[name] = values.astype(object)  # formulaic takes pandas' nullable strings for numbers
             elif isinstance(values, np.ndarray) or _is_pandas_series(values):
                 parts[name] = values
             else:

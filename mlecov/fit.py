@@ -34,6 +34,7 @@ def fit(
     trace: bool | Callable[[Step], None] = False,
     progress: bool | None = None,
     check: bool = True,
+    resume: Any = None,
 ) -> Fit:
     """Maximise a likelihood and return the fit.
 
@@ -60,6 +61,9 @@ def fit(
         fits in a terminal).
     check :
         Check derivatives given by the user before they are trusted.
+    resume :
+        Path of a small file that keeps theta after every iteration. Interrupt a long fit and make the
+        same call again: it goes on where it was.
 
     Raises
     ------
@@ -90,6 +94,7 @@ def fit(
         trace=trace,
         progress=progress,
         check=check,
+        resume=resume,
     )
     weights = likelihood.weights
     default = "robust" if weights is not None and weights.kind == "probability" else "oim"

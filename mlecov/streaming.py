@@ -135,6 +135,7 @@ def stream(
         template.space.labels,
         bool(found.lost),
         None if weight is None else (*weight, _scale(found, weight)),
+        isinstance(template, IndexLikelihood) and template.model.thread_safe,
     )
     _verify_blocks(template, maker, found)
     held = source.hold(maker, used)

@@ -244,16 +244,12 @@ class ChunkedScores(Scores):
     def weights(self) -> Weights | None:  # type: ignore[override]
         return self.likelihood.weights
 
-    def _map(self, function: Callable[..., Any], *vectors: Any) -> Iterator[Any]:
-        slices = self.likelihood.sliced
-        return self.likelihood.map(function, lambda i: (self.theta, *(slices(v, i) for v in vectors)))
-
     def meat(self) -> Array:
         return super().meat() if self.outer is None else self.outer
 
     def blocks(self) -> Iterator[tuple[int, int, Array]]:
         bounds = self.likelihood.bounds
-        for i, rows in enumerate(self._map(scores_block)):
+        for i, rows in enumerate(self.likelihood.map(scores_block, lambda i: (self.theta,))):
             yield int(bounds[i]), int(bounds[i + 1]), rows
 
     def weighted_blocks(self) -> Iterator[tuple[int, int, Array]]:
@@ -288,7 +284,8 @@ class ChunkedScores(Scores):
             arguments = (self.theta, codes_given.index)
             parts = self.likelihood.further(codes_given.name).map(look_up, lambda i: arguments)
         else:
-            parts = self._map(group_block, codes)
+            slices = self.likelihood.sliced
+            parts = self.likelihood.map(group_block, lambda i: (self.theta, slices(codes, i), n_groups))
         for groups, sums in parts:
             total[groups] += sums
         return total

@@ -63,7 +63,8 @@ class BlockMaker:
     """Makes a block of a table: drop rows with missing values, append the cover, make, cut it off.
 
     `labels` are the parameters' names, that every block must have. `weight` is the column of weights,
-    their kind, and the factor that scales analytic weights to mean one over all rows. `extra`: a
+    their kind, and the factor that scales analytic weights to mean one over all rows. `threads`: blocks may
+    be worked on in several threads at once. `extra`: a
     further column whose values are returned beside the block.
     """
 
@@ -74,6 +75,7 @@ class BlockMaker:
     labels: tuple[str, ...]
     lost: bool
     weight: tuple[str, WeightKind, float] | None = None
+    threads: bool = True
     extra: str | None = None
     cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -188,11 +190,13 @@ def scores_block(block: Block, theta: Array, weighted: bool = False) -> Array:
     return dense if w is None else dense * w[:, None]
 
 
-def group_block(block: Block, theta: Array, codes: Codes) -> tuple[Codes, Array]:
+def group_block(block: Block, theta: Array, codes: Codes, n_groups: int) -> tuple[Codes | slice, Array]:
     """Return the groups (g,) present in the block and their sums (g, k) of w s."""
     found = block.scores(theta)
     if found is None:
         return np.empty(0, np.intp), np.empty((0, len(theta)))
+    if n_groups <= 2 * len(codes):
+        return slice(None), found.group_sums(codes, n_groups)
     present, local = np.unique(codes, return_inverse=True)
     if len(present) and present[0] < 0:
         present, local = present[1:], local - 1
@@ -200,10 +204,10 @@ def group_block(block: Block, theta: Array, codes: Codes) -> tuple[Codes, Array]
     return present, sums
 
 
-def look_up(made: tuple[Block, npt.NDArray[Any]], theta: Array, index: Any) -> tuple[Codes, Array]:
+def look_up(made: tuple[Block, npt.NDArray[Any]], theta: Array, index: Any) -> tuple[Codes | slice, Array]:
     """Return the group sums of a block whose ids came along; `index` holds all ids."""
     block, ids = made
-    return group_block(block, theta, np.asarray(index.get_indexer(ids), dtype=np.intp))
+    return group_block(block, theta, np.asarray(index.get_indexer(ids), dtype=np.intp), len(index))
 
 
 def left_block(block: Block, theta: Array, W: Array) -> Array:

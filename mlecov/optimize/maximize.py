@@ -14,19 +14,21 @@ from mlecov.errors import (
     ConvergenceError,
     ConvergenceWarning,
     IdentificationError,
+    IdentificationWarning,
     MlecovError,
     SeparationError,
     SpecificationError,
     suggestion,
 )
 from mlecov.likelihood.base import Evaluation, Likelihood, require_finite
-from mlecov.linalg import describe_singular
+from mlecov.linalg import describe_direction, describe_singular, try_factor
+from mlecov.optimize.checkpoint import Checkpoint
 from mlecov.optimize.newton import Loop, direction, evaluate, newton_loop
 from mlecov.optimize.quasi_newton import METHODS, minimize_negative
 from mlecov.optimize.record import Monitor
 from mlecov.optimize.separation import find_separation
-from mlecov.optimum import Optimum, Record, Step
 from mlecov.optimize.start import first_evaluation, improve
+from mlecov.optimum import Optimum, Record, Step
 from mlecov.parameters import LinearKind, restriction
 
 Array = npt.NDArray[np.float64]
@@ -36,6 +38,8 @@ NEWTON_METHODS = ("newton", "fisher", "bhhh")
 CONVERGED = 1e-10
 """g' I^-1 g below which a point counts as the maximum (twice the log-likelihood still to gain)."""
 POLISHED = 1e-20
+ILL_CONDITIONED = 1e12
+"""Condition number of the scaled information from which standard errors lose digits."""
 MANY_TERMS = 100_000
 """Terms from which a fit on a random fraction of them comes first."""
 
@@ -57,7 +61,8 @@ def parse_method(method: Method) -> list[tuple[str, int | None]]:
             found[-1] = (found[-1][0], part)
         else:
             raise SpecificationError(
-                f"method {method!r} can not be read; expected names, each followed by how many iterations, such "
+                f"method {method!r} can not be read; expected names, each followed by how many iterations, "
+                "such "
                 'as ("bhhh", 5, "newton").'
             )
     if not found:
@@ -77,6 +82,7 @@ def maximize(
     trace: bool | Callable[[Step], None] = False,
     progress: bool | None = None,
     check: bool = True,
+    resume: Any = None,
 ) -> Optimum:
     """Return the maximum of a likelihood, with its evaluation (order 2, scores) and record.
 
@@ -92,6 +98,8 @@ def maximize(
         Equalities between parameters as text, and values: see `restriction`.
     polish :
         After any method, exact Newton steps until g' I^-1 g <= 1e-20 or it stops falling.
+    resume :
+        Path of a small file that holds the state after every iteration; where it exists, go on from it.
 
     Raises
     ------
@@ -112,14 +120,19 @@ def maximize(
             f"{likelihood.n_terms} terms can not identify {likelihood.space.k} parameters "
             f"({', '.join(likelihood.space.free_labels[:8])}...). Give more data or fix parameters."
         )
-    monitor = Monitor(trace, progress)
-    theta, declared = _start(likelihood, start, plan)
+    state = None if resume is None else Checkpoint.open(resume, likelihood)
+    monitor = Monitor(trace, progress, checkpoint=state)
+    begin = start if state is None or state.theta is None else state.theta
+    theta, declared = _start(likelihood, begin, plan)
     if check:
         likelihood.check_derivatives(theta)
     try:
         # trial points overflow on the way; what counts is whether the point accepted is finite
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             evaluation = first_evaluation(likelihood, theta, declared)
+            if state is not None:
+                state.verify(evaluation)
+                state.save(evaluation.theta, evaluation.loglike)
             _refuse_collinear(likelihood, evaluation)
             loop = _run(likelihood, evaluation, plan, monitor, max_iter)
             return _finish(likelihood, loop, evaluation.theta, plan, monitor, polish)
@@ -145,7 +158,9 @@ def _start(
     if nearer is not None:
         return nearer, False
     theta = likelihood.start()
-    given = any(p.kind.start is not None and p.kind.n_free and not _is_default(p.kind) for p in likelihood.space)
+    given = any(
+        p.kind.start is not None and p.kind.n_free and not _is_default(p.kind) for p in likelihood.space
+    )
     if not given and getattr(likelihood.unrestricted, "start_values", None) is None:
         names = likelihood.space.free_labels
         linear = {
@@ -259,8 +274,12 @@ def _finish(
     _, decrement, definite = direction(likelihood, evaluation, "newton")
     diagonal = np.sqrt(np.abs(np.diag(evaluation.information))) + 1e-300
     gradient = float(np.max(np.abs(evaluation.gradient) / diagonal, initial=0.0))
-    converged = definite and decrement <= CONVERGED and gradient <= 1e-4 and not (limit and not loop.converged)
-    method = "+".join(name for name, _ in plan) + ("+newton polish" if polished and plan[-1][0] != "newton" else "")
+    converged = (
+        definite and decrement <= CONVERGED and gradient <= 1e-4 and not (limit and not loop.converged)
+    )
+    method = "+".join(name for name, _ in plan) + (
+        "+newton polish" if polished and plan[-1][0] != "newton" else ""
+    )
     criterion = f"g' I^-1 g = {decrement:.2g}" if converged else loop.reason
     record = Record(
         converged,
@@ -285,7 +304,8 @@ def _refuse_flat(likelihood: Likelihood, evaluation: Evaluation) -> None:
     found = find_separation(likelihood, evaluation.theta, evaluation.scores)
     if found is not None:
         raise SeparationError(
-            f"the maximum does not exist: {found.sentence()}, and the log-likelihood keeps rising along it. Drop or "
+            f"the maximum does not exist: {found.sentence()}, and the log-likelihood keeps rising along it. "
+            "Drop or "
             "combine the columns named, or use bias_reduced(likelihood), whose estimates are finite."
         )
 
@@ -299,6 +319,7 @@ def _judge(likelihood: Likelihood, evaluation: Evaluation, record: Record, defin
         flat = likelihood.singular_columns()
         raise IdentificationError(message + (f"\nThe design has {flat}" if flat else ""))
     if record.converged:
+        _warn_near_singular(likelihood, evaluation)
         return
     if not np.isfinite(evaluation.loglike):
         raise ConvergenceError(f"the optimiser ended at a log-likelihood of {evaluation.loglike}.")
@@ -307,7 +328,8 @@ def _judge(likelihood: Likelihood, evaluation: Evaluation, record: Record, defin
         names = likelihood.space.free_labels
         far = sorted(range(len(names)), key=lambda j: -abs(evaluation.theta[j]))[:3]
         advice = (
-            f"the log-likelihood keeps rising with {', '.join(names[j] for j in far)}, so it may have no maximum: look at "
+            f"the log-likelihood keeps rising with {', '.join(names[j] for j in far)}, so it may have no "
+            "maximum: look at "
             "its sign and for parameters that it does not bound"
         )
     warnings.warn(
@@ -317,3 +339,26 @@ def _judge(likelihood: Likelihood, evaluation: Evaluation, record: Record, defin
         stacklevel=4,
     )
 
+
+def _warn_near_singular(likelihood: Likelihood, evaluation: Evaluation) -> None:
+    """Warn where the scaled information has a condition number of which double precision loses most "
+    "digits."""
+    found = try_factor(evaluation.information)
+    if (
+        found is None
+        or found.lower.diagonal().min(initial=1.0) ** 2 > 1e-9
+        or found.condition < ILL_CONDITIONED
+    ):
+        return
+    _, vectors = np.linalg.eigh(found.lower @ found.lower.T)
+    worst = np.where(np.abs(vectors[:, 0]) < 1e-4, 0.0, vectors[:, 0]) * found.scale
+    text = describe_direction(worst / np.abs(worst).max(), likelihood.space.free_labels)
+    warnings.warn(
+        f"the information is close to singular (condition number {found.condition:.2g} after scaling): "
+        "hardly any "
+        f"information along {text}. Standard errors in that direction hold to few digits; drop or combine "
+        "the "
+        "parameters named, or see fit.diagnose().",
+        IdentificationWarning,
+        stacklevel=5,
+    )

@@ -116,7 +116,7 @@ def newton_loop(
             )
             return Loop(evaluation, decrement, reason, floor)
         evaluation, length = found
-        monitor.step(method, evaluation.loglike, decrement, length)
+        monitor.step(method, evaluation.loglike, decrement, length, evaluation.theta)
     return Loop(evaluation, decrement, f"iteration limit {max_iter} reached", False)
 
 

@@ -62,7 +62,8 @@ def minimize_negative(
         return -matrix / scale
 
     def note(x: Array, *_: Any) -> None:
-        monitor.step(method, likelihood.evaluate(x).loglike if monitor.trace else np.nan, np.nan, 1.0)
+        wanted = monitor.trace or monitor.checkpoint is not None
+        monitor.step(method, likelihood.evaluate(x).loglike if wanted else np.nan, np.nan, 1.0, np.asarray(x))
 
     options: dict[str, Any] = {"maxfun" if method == "tnc" else "maxiter": max_iter}
     if method == "nelder-mead":

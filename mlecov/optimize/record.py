@@ -8,10 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from mlecov.lazy import lazy
+from mlecov.optimize.checkpoint import Checkpoint
 from mlecov.optimum import Step
 
 tqdm = lazy("tqdm.auto")
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -24,12 +30,15 @@ class Monitor:
     evaluations: int = 0
     steps: list[Step] = field(default_factory=list)
     bar: Any = None
+    checkpoint: Checkpoint | None = None
 
-    def step(self, method: str, loglike: float, decrement: float, length: float) -> None:
-        """Note one iteration and show it where asked."""
+    def step(self, method: str, loglike: float, decrement: float, length: float, theta: Array) -> None:
+        """Note one iteration that led to theta (k,), keep it, and show it where asked."""
         seconds = time.perf_counter() - self.began
         done = Step(method, len(self.steps) + 1, loglike, decrement, length, seconds)
         self.steps.append(done)
+        if self.checkpoint is not None:
+            self.checkpoint.save(theta, loglike, done.iteration)
         if callable(self.trace):
             self.trace(done)
         elif self.trace:
