@@ -54,7 +54,7 @@ MODELS = {
 def test_separation_is_refused_by_name_and_a_good_fit_is_not(model: str) -> None:
     data = data_sets()
     with pytest.raises(
-        SeparationError, match="complete separation: a combination of .* outcomes of all terms"
+        SeparationError, match=r"complete separation: a combination of .* outcomes of all terms"
     ):
         ml.fit(MODELS[model](*data["complete"]))
     y, X = data["quasi"]

@@ -173,11 +173,11 @@ def test_refusals() -> None:
     plain = ml.fit(ml.models.poisson("y ~ x", data))
     with pytest.raises(InferenceError, match="form='lancaster' is not known; expected one of white, opg"):
         plain.information_matrix_test("lancaster")
-    with pytest.raises(InferenceError, match="names no free parameter.*Known: mu"):
+    with pytest.raises(InferenceError, match=r"names no free parameter.*Known: mu"):
         plain.information_matrix_test("opg", ["mu[q]"])
     with pytest.raises(InferenceError, match="indicators='some' is not known"):
         plain.information_matrix_test("opg", "some")
-    with pytest.raises(InferenceError, match="models.gaussian"):
+    with pytest.raises(InferenceError, match=r"models.gaussian"):
         plain.cameron_trivedi()
     with pytest.raises(InferenceError, match="at least 19"):
         plain.information_matrix_test("opg", replications=5)
@@ -351,7 +351,7 @@ def test_hausman_written_out() -> None:
         assert ml.hausman(consistent, efficient).statistic == pytest.approx(
             d @ np.linalg.solve(V, d), rel=1e-9
         )
-    with pytest.raises(InferenceError, match="not positive definite.*robust=True"):
+    with pytest.raises(InferenceError, match=r"not positive definite.*robust=True"):
         ml.hausman(efficient, consistent)
     one = ml.hausman(consistent, efficient, names=["mu[x]"], robust=True)
     assert one.statistic == pytest.approx(d[1] ** 2 / (gap[:, 1] @ gap[:, 1]), rel=1e-9)
