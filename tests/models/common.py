@@ -129,7 +129,7 @@ def check_starts(build: Any, theta: Array, outcome: float, *, samples: int = 100
         rng = np.random.default_rng(seed)
         X = np.column_stack([np.ones(n), rng.standard_normal(n), rng.uniform(-1, 1, n)])
         there = theta + rng.normal(0, 0.15, len(theta))
-        likelihood = build(np.full(n, outcome), X).simulate(rng, there)
+        likelihood = build(outcome * np.linspace(0.9, 1.1, n), X).simulate(rng, there)
         try:
             optimum = maximize(likelihood)
         except MlecovError as error:

@@ -184,7 +184,7 @@ def test_gompertz_near_constant_hazard() -> None:
 
 
 def test_weibull_expected_information_is_that_of_both_forms() -> None:
-    """b_ph = -b / sigma, shape = 1 / sigma: the information of one form carried to the other by the Jacobian."""
+    """b_ph = -b / sigma, shape = 1 / sigma: one form's information carried over by the Jacobian."""
     y, X = np.linspace(0.5, 2.0, 60), design(60)
     theta = np.array([0.4, 0.5, -0.3, -0.4])
     sigma = np.exp(theta[-1])
@@ -193,7 +193,8 @@ def test_weibull_expected_information_is_that_of_both_forms() -> None:
     jacobian[:3, :3] *= sigma  # b = -b_ph exp(-log shape)
     jacobian[:3, 3] = -theta[:3]
     expected = jacobian.T @ models.weibull(y, X).information(theta) @ jacobian
-    np.testing.assert_allclose(models.weibull(y, X, form="ph").information(there), expected, rtol=1e-12, atol=1e-12)
+    found = models.weibull(y, X, form="ph").information(there)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_durations_without_end_are_not_drawn() -> None:
