@@ -290,3 +290,19 @@ def test_choices_that_are_none_are_refused() -> None:
         mixed_logit(np.array([1, 0, 0, 1]), X, unit=unit, random=["x0"], sequence="primes")
     with pytest.raises(DataError, match="levels 'a'; expected two or more"):
         multinomial_logit(np.array(["a", "a"]), np.ones((2, 1)))
+
+
+def test_a_person_drawn_twice_in_a_row_keeps_situations_apart() -> None:
+    likelihood = mixed(6, 8)
+    whole = likelihood.evaluate(THETA).loglike_obs
+    drawn = np.array([3, 3, 0])
+    assert whole is not None
+    np.testing.assert_allclose(likelihood.subset(drawn).evaluate(THETA).loglike_obs, whole[drawn], rtol=1e-12)
+    # with one situation a person, equal codes of the same person drawn twice meet at the border
+    y, X, unit = ragged(12)
+    single = mixed_logit(y, X, unit=unit, situation=unit, random=["x0"], draws=8)
+    theta = np.array([0.4, -0.7, -0.3])
+    alone = single.evaluate(theta).loglike_obs
+    drawn = np.array([4, 4, 4, 1])
+    assert alone is not None
+    np.testing.assert_allclose(single.subset(drawn).evaluate(theta).loglike_obs, alone[drawn], rtol=1e-12)

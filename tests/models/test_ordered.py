@@ -133,3 +133,20 @@ def test_levels_come_from_numbers_categoricals_or_the_user() -> None:
         ordered_logit(text, X, levels=["none", "low", "mid", "high"])
     with pytest.raises(SpecificationError, match="'x0' is the same in every row"):
         ordered_logit(np.array([0, 1, 2]), np.ones((3, 1)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_far_intervals_keep_their_digits_on_both_sides(name: str) -> None:
+    model, distribution = MODELS[name]
+    likelihood = model(np.arange(6) % 3, np.ones((6, 1)) * np.array([[0.0], [1], [2], [3], [4], [5]]))
+    eta = np.array([[-45.0] * 6, [-0.3] * 6, [0.2] * 6])
+    y = np.array([0.0, 1.0, 2.0, 0.0, 1.0, 2.0])
+    eta[0, 3:] = 45.0
+    value = likelihood.model.derivatives(eta, {"y": y}, 0)[0]
+    cut, top = -0.3, -0.3 + np.exp(0.2)
+    for i, mu in ((1, -45.0), (4, 45.0)):
+        # both ends in one tail, which underflows: logs of survival or of distribution functions
+        tail = distribution.logsf if mu < 0 else distribution.logcdf
+        low, high = sorted([float(tail(top - mu)), float(tail(cut - mu))])
+        exact = high + np.log1p(-np.exp(low - high))
+        np.testing.assert_allclose(value[i], exact, rtol=1e-9)
