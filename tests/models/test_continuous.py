@@ -59,7 +59,8 @@ def test_derivatives_simulation_and_recovery(name: str) -> None:
     function, theta, outcome = MODELS[name]
     n = 20_000
     # beside the end of a bounded support, differences need a short step
-    check_model(function(outcome * np.linspace(0.9, 1.1, n), design(n)), theta, step=0.004 if "bounded" in name else 0.02)
+    likelihood = function(outcome * np.linspace(0.9, 1.1, n), design(n))
+    check_model(likelihood, theta, step=0.004 if "bounded" in name else 0.02)
 
 
 DENSITIES: list[tuple[Any, list[float], Any]] = [
