@@ -45,7 +45,9 @@ class DerivativeCheck:
             {"parameter": n, **{w: float(self.gradients[w][j]) for w in ways}, "verdict": self.verdicts[j]}
             for j, n in enumerate(self.names)
         )
-        return Display("derivatives of the log-likelihood", (), ("", *ways, "verdict"), tuple(groups), (), records)
+        return Display(
+            "derivatives of the log-likelihood", (), ("", *ways, "verdict"), tuple(groups), (), records
+        )
 
     def __repr__(self) -> str:
         return self.display().text()
@@ -54,7 +56,9 @@ class DerivativeCheck:
         return self.display().html()
 
 
-def check_derivatives(likelihood: Likelihood, theta: Array | None = None, *, tolerance: float = 1e-6) -> DerivativeCheck:
+def check_derivatives(
+    likelihood: Likelihood, theta: Array | None = None, *, tolerance: float = 1e-6
+) -> DerivativeCheck:
     """Compare the derivatives of a likelihood by every way that is possible, and say which is wrong.
 
     Parameters
@@ -91,7 +95,9 @@ def check_derivatives(likelihood: Likelihood, theta: Array | None = None, *, tol
         gradients["autodiff"], curvatures["autodiff"] = found.gradient, np.diag(found.hessian)
     gradients["differences"], curvatures["differences"] = _differences(likelihood, theta)
     verdicts = tuple(
-        _verdict(own, {w: (g[j], curvatures[w][j]) for w, g in gradients.items()}, tolerance, gradients, curvatures)
+        _verdict(
+            own, {w: (g[j], curvatures[w][j]) for w, g in gradients.items()}, tolerance, gradients, curvatures
+        )
         for j in range(len(theta))
     )
     return DerivativeCheck(likelihood.space.free_labels, gradients, curvatures, verdicts)
@@ -164,4 +170,3 @@ def _verdict(
             return f"{own} Hessian has the wrong sign"
         return f"{own} Hessian is wrong"
     return "agree"
-

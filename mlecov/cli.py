@@ -58,7 +58,9 @@ def demo(form: Format = "text") -> None:
 def compare(
     data: Annotated[str, typer.Argument(help="A CSV or Parquet file, or the name of a shipped data set.")],
     formula: Annotated[str, typer.Argument(help='For example "y ~ x1 + x2".')],
-    model: Annotated[str, typer.Option("--model", "-m", help="A ready-made model (mlecov models).")] = "gaussian",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A ready-made model (mlecov models).")
+    ] = "gaussian",
     cov: Annotated[
         str,
         typer.Option("--cov", "-c", help="Estimators, separated by commas; cluster:COLUMN clusters."),
@@ -136,4 +138,3 @@ def main() -> None:
     except MlecovError as error:
         typer.echo(f"mlecov: {' '.join(str(error).split())}", err=True)
         raise SystemExit(2) from None
-

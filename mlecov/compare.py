@@ -59,7 +59,9 @@ class Comparison:
     def columns(self) -> tuple[str, ...]:
         """Headings of the covariances (C), made distinct."""
         names = [c.column for c in self.covariances]
-        return tuple(f"{n} ({names[:i].count(n) + 1})" if names.count(n) > 1 else n for i, n in enumerate(names))
+        return tuple(
+            f"{n} ({names[:i].count(n) + 1})" if names.count(n) > 1 else n for i, n in enumerate(names)
+        )
 
     def sentence(self) -> str:
         """Return one plain sentence on what the differences suggest."""
@@ -115,7 +117,9 @@ class Comparison:
         if sentence:
             notes.append(sentence)
         if not self.optimum.record.converged:
-            notes.append(f"NOT CONVERGED: {self.optimum.record.criterion}. The numbers above are not estimates.")
+            notes.append(
+                f"NOT CONVERGED: {self.optimum.record.criterion}. The numbers above are not estimates."
+            )
         records = tuple(
             {
                 "term": space.labels[i],

@@ -56,7 +56,9 @@ class Table:
     def raw(self, name: str) -> npt.NDArray[Any]:
         """Return a column as a numpy array of whatever type it has."""
         if name not in self.columns:
-            raise DataError(f"no column {name!r} in the data.{suggestion(name, [str(c) for c in self.columns])}")
+            raise DataError(
+                f"no column {name!r} in the data.{suggestion(name, [str(c) for c in self.columns])}"
+            )
         return to_numpy(self.columns[name])
 
     def frame(self, names: Iterable[str]) -> Any:
@@ -327,9 +329,7 @@ def factorize(array: npt.NDArray[Any]) -> tuple[Codes, npt.NDArray[Any]]:
     return np.asarray(codes, dtype=np.intp), np.asarray(labels)
 
 
-def _factorize_integers(
-    shifted: Codes, size: int, array: npt.NDArray[Any]
-) -> tuple[Codes, npt.NDArray[Any]]:
+def _factorize_integers(shifted: Codes, size: int, array: npt.NDArray[Any]) -> tuple[Codes, npt.NDArray[Any]]:
     first = np.full(size, len(array), dtype=np.intp)
     first[shifted[::-1]] = np.arange(len(array))[::-1]
     present = np.flatnonzero(first < len(array))

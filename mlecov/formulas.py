@@ -232,7 +232,9 @@ def _by_formulaic(right: str, rows: Rows, offset: Array | None, terms: LinearTer
     names = variables(right)
     levels = [len(np.unique(rows.raw(n).astype(str))) for n in names if rows.raw(n).dtype.kind not in "fiub"]
     coded = [
-        len(np.unique(rows.raw(n))) for n in names if re.search(rf"C\(\s*{n}\b", right) and rows.raw(n).ndim == 1
+        len(np.unique(rows.raw(n)))
+        for n in names
+        if re.search(rf"C\(\s*{n}\b", right) and rows.raw(n).ndim == 1
     ]
     if max([*levels, *coded, 0]) >= MANY_LEVELS:
         matrix = _model_matrix(right, rows, names, "tabmat")
@@ -276,7 +278,9 @@ def rebuild(block: Block, rows: Rows) -> Block:
         matrix = block.spec.get_model_matrix(frame)
         dense = np.asarray(matrix.toarray() if not block.is_dense else matrix, dtype=float)
         dense = dense[:, dense.shape[1] - len(block.names) :]  # less the intercept, where the block has none
-        made = Block(block.names, np.ascontiguousarray(dense), _offset(block.terms, rows), block.terms, block.spec)
+        made = Block(
+            block.names, np.ascontiguousarray(dense), _offset(block.terms, rows), block.terms, block.spec
+        )
     if made.names != block.names:
         raise DataError(f"the new data make columns {made.names}; the fit has {block.names}.")
     return made
@@ -306,7 +310,9 @@ def unite(
     elif all(block.is_dense for block in distinct):
         design, columns = _unite_dense(blocks, n_rows)
     else:
-        parts = [b.matrix if not b.is_dense else tabmat.DenseMatrix(np.asfortranarray(b.matrix)) for b in distinct]
+        parts = [
+            b.matrix if not b.is_dense else tabmat.DenseMatrix(np.asfortranarray(b.matrix)) for b in distinct
+        ]
         design = TabmatDesign(parts[0] if len(parts) == 1 else tabmat.hstack(parts))
     made = []
     for name, block_name in equations:
@@ -329,7 +335,9 @@ def unite(
 def _same(a: Block, b: Block) -> bool:
     if a.terms.formula != b.terms.formula or a.names != b.names:
         return False
-    return isinstance(a.terms.formula, str) or (a.is_dense and b.is_dense and np.array_equal(a.matrix, b.matrix))
+    return isinstance(a.terms.formula, str) or (
+        a.is_dense and b.is_dense and np.array_equal(a.matrix, b.matrix)
+    )
 
 
 def _unite_dense(blocks: dict[str, Block], n_rows: int) -> tuple[Design, dict[str, Columns]]:

@@ -117,14 +117,14 @@ def null_directions(matrix: Array) -> tuple[Array, Array]:
 def describe_direction(direction: Array, names: Sequence[str]) -> str:
     """Return a direction (k,) as the text of a linear combination of `names`, large entries first."""
     order = np.argsort(-np.abs(direction), kind="stable")
-    parts = [f"{direction[i]:+.3g}*{names[i]}" for i in order if abs(direction[i]) > 1e-4]
+    parts = [f"{direction[i]:+.3g}*{names[int(i)]}" for i in order if abs(direction[i]) > 1e-4]
     return " ".join(parts[:8]) + (" ..." if len(parts) > 8 else "")
 
 
 def describe_singular(matrix: Array, names: Sequence[str], what: str) -> str:
     """Return the message that says why `matrix` has no inverse, naming the parameters."""
     if not np.isfinite(matrix).all():
-        rows = [names[i] for i in np.flatnonzero(~np.isfinite(matrix).all(axis=1))]
+        rows = [names[int(i)] for i in np.flatnonzero(~np.isfinite(matrix).all(axis=1))]
         return f"{what} is not finite in {', '.join(rows)}. Look at the start values and the data."
     values, directions = null_directions(matrix)
     if not values.size:

@@ -176,7 +176,9 @@ class ParameterSpace:
         for parameter in self.parameters:
             if parameter.name == name:
                 return parameter
-        raise SpecificationError(f"no parameter {name!r}.{suggestion(name, [p.name for p in self.parameters])}")
+        raise SpecificationError(
+            f"no parameter {name!r}.{suggestion(name, [p.name for p in self.parameters])}"
+        )
 
     @cached_property
     def n_raw(self) -> int:
@@ -223,11 +225,13 @@ class ParameterSpace:
 
     def raw(self, theta: Array) -> Array:
         """Return R theta + r (K,)."""
-        return theta if self.matrix is None else np.asarray(self.matrix @ theta + self.origin)
+        if self.matrix is None or self.origin is None:
+            return theta
+        return np.asarray(self.matrix @ theta + self.origin)
 
     def theta(self, raw: Array) -> Array:
         """Return the theta whose raw coordinates are nearest to `raw` (exact where it satisfies them)."""
-        if self.matrix is None:
+        if self.matrix is None or self.origin is None:
             return np.array(raw, dtype=float)
         return np.asarray(np.linalg.lstsq(self.matrix, raw - self.origin, rcond=None)[0])
 
@@ -361,7 +365,9 @@ def _free_entry(parameter: Parameter, entry: int, value: float) -> float:
     kind = parameter.kind
     flat = np.array(kind.report(kind.default_free()), dtype=float)
     flat[entry - parameter.reported.start] = value
-    return float(kind.free(flat.reshape(kind.shape) if kind.shape else flat[0])[entry - parameter.reported.start])
+    return float(
+        kind.free(flat.reshape(kind.shape) if kind.shape else flat[0])[entry - parameter.reported.start]
+    )
 
 
 def _fixed_rows(space: ParameterSpace, name: str, value: Any) -> list[tuple[Array, float]]:

@@ -117,7 +117,9 @@ def ratios(comparison: Comparison, params: Sequence[str] | None = None, *, ax: A
     ax.axvline(1, color="0.4", linewidth=0.9, zorder=0)
     ax.set_xscale("log")
     low, high = ax.get_xlim()
-    ticks = [t for t in (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10) if low <= t <= high]
+    ticks = [
+        t for t in (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10) if low <= t <= high
+    ]
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.minorticks_off()
     ax.set_yticks(y, [labels[i] for i in entries])
@@ -274,10 +276,20 @@ def convergence(fit: Fit, *, ax: Any = None) -> Any:
     steps = [step for step in fit.record.steps if np.isfinite(step.decrement) and step.decrement > 0]
     ax = _axes(ax)
     ax.semilogy(
-        [step.iteration for step in steps], [step.decrement for step in steps], "o-", color=SHADES[0], markersize=4
+        [step.iteration for step in steps],
+        [step.decrement for step in steps],
+        "o-",
+        color=SHADES[0],
+        markersize=4,
     )
     ax.axhline(1e-10, color="0.5", linewidth=0.8, linestyle="--")
-    ax.annotate("counts as converged", (0.02, 1e-10), xycoords=("axes fraction", "data"), va="bottom", fontsize="small")
+    ax.annotate(
+        "counts as converged",
+        (0.02, 1e-10),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+        fontsize="small",
+    )
     ax.set_xlabel("iteration")
     ax.set_ylabel("$g' I^{-1} g$")
     ax.set_title(f"{fit.record.method}: {fit.record.criterion}", fontsize="medium")

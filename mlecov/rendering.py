@@ -191,7 +191,8 @@ class Display:
             for record in self.records
         ]
         return json.dumps(
-            {"title": self.title, "facts": dict(self.facts), "rows": clean, "notes": list(self.notes)}, indent=2
+            {"title": self.title, "facts": dict(self.facts), "rows": clean, "notes": list(self.notes)},
+            indent=2,
         )
 
 

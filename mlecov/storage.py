@@ -50,7 +50,11 @@ def save_optimum(optimum: Optimum, path: Any, *, scores: bool = True) -> None:
     """
     likelihood, evaluation = optimum.likelihood, optimum.evaluation
     space = likelihood.space
-    arrays: dict[str, Any] = {"theta": optimum.theta, "hessian": evaluation.hessian, "gradient": evaluation.gradient}
+    arrays: dict[str, Any] = {
+        "theta": optimum.theta,
+        "hessian": evaluation.hessian,
+        "gradient": evaluation.gradient,
+    }
     if space.matrix is not None:
         arrays |= {"matrix": space.matrix, "origin": space.origin}
     if scores and evaluation.scores is not None and evaluation.scores.in_memory:
@@ -118,7 +122,11 @@ def load_optimum(path: Any, likelihood: Likelihood | None = None) -> Optimum:
 
 
 def _reattach(
-    space: ParameterSpace, arrays: dict[str, Any], meta: dict[str, Any], record: Record, likelihood: Likelihood
+    space: ParameterSpace,
+    arrays: dict[str, Any],
+    meta: dict[str, Any],
+    record: Record,
+    likelihood: Likelihood,
 ) -> Optimum:
     if likelihood.space.raw_labels != space.raw_labels:
         raise SpecificationError(

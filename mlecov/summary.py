@@ -55,7 +55,9 @@ def grouped(space: ParameterSpace) -> list[tuple[str, list[tuple[int, str]]]]:
     loose: list[tuple[int, str]] = []
     for parameter in space:
         labels = parameter.kind.labels(parameter.name)
-        entries = [(parameter.reported.start + i, entry_label(parameter, label)) for i, label in enumerate(labels)]
+        entries = [
+            (parameter.reported.start + i, entry_label(parameter, label)) for i, label in enumerate(labels)
+        ]
         if not isinstance(parameter.kind, LinearKind):
             loose += [(index, label) for (index, _), label in zip(entries, labels, strict=True)]
         elif parameter.kind.equations:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +82,7 @@ def vech_indices(d: int) -> tuple[Index, Index]:
     return _frozen(rows), _frozen(columns)
 
 
-def duplication_matrix(d: int) -> sparse.csr_array:
+def duplication_matrix(d: int) -> Any:
     """Return D (d^2, d(d+1)/2), sparse, with vec A = D vech A for every symmetric A (d, d).
 
     Proof: row i + dj has its one in the column where vech keeps A_ij = A_ji.
@@ -92,7 +93,7 @@ def duplication_matrix(d: int) -> sparse.csr_array:
     return _selection(_duplication_columns(d), len(vech_indices(d)[0]))
 
 
-def elimination_matrix(d: int) -> sparse.csr_array:
+def elimination_matrix(d: int) -> Any:
     """Return E (d(d+1)/2, d^2), sparse, with vech A = E vec A for every A (d, d).
 
     Proof: row r has its one where vec keeps the r-th lower entry; hence E D = I.
@@ -103,7 +104,7 @@ def elimination_matrix(d: int) -> sparse.csr_array:
     return _selection(_elimination_columns(d), d * d)
 
 
-def commutation_matrix(p: int, q: int) -> sparse.csr_array:
+def commutation_matrix(p: int, q: int) -> Any:
     """Return K (pq, pq), sparse, with vec A' = K vec A for every A (p, q).
 
     Proof: entry j + qi of vec A' is A_ij, entry i + pj of vec A; hence K_pq' = K_qp = K_pq^-1.
@@ -114,7 +115,7 @@ def commutation_matrix(p: int, q: int) -> sparse.csr_array:
     return _selection(_commutation_columns(p, q), p * q)
 
 
-def duplication_left_inverse(d: int) -> sparse.csr_array:
+def duplication_left_inverse(d: int) -> Any:
     """Return D^+ = (D'D)^-1 D' (d(d+1)/2, d^2), sparse: vech((A + A')/2) = D^+ vec A.
 
     Proof: D'D is diagonal, 1 for a diagonal entry and 2 for a pair, so D^+ averages A_ij and A_ji.
@@ -172,7 +173,7 @@ def _commutation_columns(p: int, q: int) -> Index:
     return _frozen(positions.ravel())
 
 
-def _selection(columns: Index, width: int) -> sparse.csr_array:
+def _selection(columns: Index, width: int) -> Any:
     """Return the sparse matrix with a one in row r at columns[r].
 
     The wrapper is new on every call, so that no caller can change another's; the indices are cached.

@@ -13,7 +13,11 @@ import mlecov as ml
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mlecov", *arguments], capture_output=True, text=True, encoding="utf-8", check=False
+        [sys.executable, "-m", "mlecov", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
 
 
@@ -30,7 +34,17 @@ def test_compare_a_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"data.{suffix}"
     data = ml.load("spector")
     data.to_csv(path, index=False) if suffix == "csv" else data.to_parquet(path)
-    done = run("compare", str(path), "grade ~ gpa", "--model", "probit", "--cov", "oim,opg,robust", "--format", "json")
+    done = run(
+        "compare",
+        str(path),
+        "grade ~ gpa",
+        "--model",
+        "probit",
+        "--cov",
+        "oim,opg,robust",
+        "--format",
+        "json",
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     fit = ml.fit(ml.models.probit("grade ~ gpa", data))

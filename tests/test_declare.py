@@ -33,7 +33,13 @@ def normal(y: Any, mu: Any, sigma: Any) -> Any:
 def test_every_frame_gives_the_same_fit() -> None:
     data = frame()
     reference = ml.fit(ml.likelihood(normal, data, {"mu": ml.linear("x + C(g)"), "sigma": ml.positive()}))
-    assert list(reference.params.index) == ["mu[Intercept]", "mu[x]", "mu[C(g)[T.south]]", "mu[C(g)[T.west]]", "sigma"]
+    assert list(reference.params.index) == [
+        "mu[Intercept]",
+        "mu[x]",
+        "mu[C(g)[T.south]]",
+        "mu[C(g)[T.west]]",
+        "sigma",
+    ]
     others = [
         pl.from_pandas(data),
         pa.Table.from_pandas(data),
@@ -153,7 +159,9 @@ def test_simplex_and_interval() -> None:
 def test_fixed_kind_and_fixed_option_agree() -> None:
     data = frame()
     declared = ml.fit(ml.likelihood(normal, data, {"mu": ml.linear("x"), "sigma": ml.fixed(2.0)}))
-    asked = ml.fit(ml.likelihood(normal, data, {"mu": ml.linear("x"), "sigma": ml.positive()}), fixed={"sigma": 2.0})
+    asked = ml.fit(
+        ml.likelihood(normal, data, {"mu": ml.linear("x"), "sigma": ml.positive()}), fixed={"sigma": 2.0}
+    )
     assert declared.k == asked.k == 2
     np.testing.assert_allclose(asked.params, declared.params, rtol=1e-12)
     np.testing.assert_allclose(asked.bse, declared.bse, rtol=1e-10)

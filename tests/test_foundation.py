@@ -135,7 +135,9 @@ def test_spector_probit_by_every_engine_and_optimiser(engine: str, method: Any) 
     fit = ml.fit(spector_likelihood(engine), method=method)
     assert fit.converged
     order = ["(Intercept)", "gpa", "tuce", "psi"]
-    found = {key: [case.raw["std_errors_computed_nofactor"][key][p] for p in order] for key in ("hessian", "opg")}
+    found = {
+        key: [case.raw["std_errors_computed_nofactor"][key][p] for p in order] for key in ("hessian", "opg")
+    }
     np.testing.assert_allclose(fit.params, [case.raw["estimates_computed"][p] for p in order], rtol=1e-9)
     np.testing.assert_allclose(fit.cov("oim").bse, found["hessian"], rtol=1e-9)
     np.testing.assert_allclose(fit.cov("opg").bse, found["opg"], rtol=1e-9)
@@ -151,7 +153,9 @@ def test_spector_published(model: str) -> None:
     names["sandwich with EXPECTED bread (R)"] = "bw"
     checked = 0
     for key, values in case.std_errors.items():
-        np.testing.assert_allclose(fit.cov(names[key]).bse, [values[p] for p in order], rtol=2e-7, err_msg=key)
+        np.testing.assert_allclose(
+            fit.cov(names[key]).bse, [values[p] for p in order], rtol=2e-7, err_msg=key
+        )
         checked += 1
     assert checked >= 3
 

@@ -272,9 +272,9 @@ def substituted() -> dict[str, Callable[[Any], Any]]:
         "jit": jax.jit(norm.logcdf),
         "cond": lambda x: jax.lax.cond(x < 0, norm.logcdf, lambda v: v, x),
         "scan": lambda x: jax.lax.scan(lambda c, v: (c + norm.logcdf(v * x), None), 0.0, jnp.ones(1))[0],
-        "dictionary": lambda x: accurate(lambda d, *, k: {"a": norm.logcdf(d["x"]) * k})(
-            {"x": x}, k=1.0
-        )["a"],
+        "dictionary": lambda x: accurate(lambda d, *, k: {"a": norm.logcdf(d["x"]) * k})({"x": x}, k=1.0)[
+            "a"
+        ],
     }
 
 

@@ -19,13 +19,14 @@ LEVELS: list[tuple[str, ...]] = [
     ("parameters", "data"),
     ("likelihood",),
     ("formulas", "optimum"),
-    ("streaming",),
+    ("separable", "streaming"),
+    ("engines",),
     ("declare", "optimize", "covariance", "models"),
     ("batch",),
     ("inference",),
     ("diagnostics",),
     ("summary",),
-    ("joint", "montecarlo", "compare"),
+    ("ecosystem", "joint", "montecarlo", "compare"),
     ("storage", "check"),
     ("result",),
     ("fit",),
@@ -97,7 +98,16 @@ def test_heavy_libraries_stay_in_their_homes(module: str) -> None:
 
 
 def test_import_is_light() -> None:
-    heavy = ["jax", "dask", "matplotlib", "statsmodels", "scipy.stats", "scipy.optimize", "tabmat", "formulaic"]
+    heavy = [
+        "jax",
+        "dask",
+        "matplotlib",
+        "statsmodels",
+        "scipy.stats",
+        "scipy.optimize",
+        "tabmat",
+        "formulaic",
+    ]
     code = f"import sys, mlecov; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

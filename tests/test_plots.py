@@ -29,7 +29,9 @@ DRAWN: dict[str, Callable[[ml.Fit], Any]] = {
     "identification": ml.plots.identification,
     "influence": ml.plots.influence,
     "convergence": ml.plots.convergence,
-    "coverage": lambda fit: ml.plots.coverage(["oim", "robust"], np.array([0.94, 0.95]), np.array([0.01, 0.01])),
+    "coverage": lambda fit: ml.plots.coverage(
+        ["oim", "robust"], np.array([0.94, 0.95]), np.array([0.01, 0.01])
+    ),
     "qq": lambda fit: ml.plots.qq(np.random.default_rng(0).standard_normal(50)),
 }
 

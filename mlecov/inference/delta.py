@@ -19,12 +19,12 @@ import numpy.typing as npt
 from mlecov import autodiff
 from mlecov.accurate import accurate
 from mlecov.covariance.covariance import Covariance
-from mlecov.declare import uses_jax
 from mlecov.errors import InferenceError, SpecificationError, listing, suggestion
 from mlecov.inference.results import Combinations
 from mlecov.likelihood.traced import extrapolate
 from mlecov.linalg import symmetrize
 from mlecov.parameters import ParameterSpace
+from mlecov.separable import uses_jax
 
 Array = npt.NDArray[np.float64]
 

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from mlecov import autodiff
 from mlecov.covariance.covariance import Covariance
 from mlecov.data import Rows, numeric, open_table, screen
-from mlecov.declare import uses_jax
 from mlecov.errors import DataError, SpecificationError, listing, suggestion
 from mlecov.formulas import Block, columns_used, rebuild
 from mlecov.inference.delta import differentiate, theta_steps
@@ -29,6 +28,7 @@ from mlecov.likelihood.traced import extrapolate
 from mlecov.models.base import Model
 from mlecov.optimum import Optimum
 from mlecov.parameters import LinearKind, ParameterSpace
+from mlecov.separable import uses_jax
 
 pd = lazy("pandas")
 

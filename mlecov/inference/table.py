@@ -41,7 +41,8 @@ def critical_value(alpha: float, df: float | Array | None) -> float | Array:
         raise InferenceError(f"alpha={alpha!r}: expected a number between 0 and 1, such as 0.05.")
     if df is None:
         return float(special.ndtri(1 - alpha / 2))
-    return -special.stdtrit(df, alpha / 2)  # type: ignore[no-any-return]
+    found = -np.asarray(special.stdtrit(df, alpha / 2), dtype=float)
+    return float(found) if found.ndim == 0 else found
 
 
 def two_sided(statistics: Array, df: float | Array | None) -> Array:
@@ -74,7 +75,7 @@ def intervals(space: ParameterSpace, estimates: Array, bse: Array, c: float | Ar
     half = c * bse
     lower, upper = estimates - half, estimates + half
     for i, link in enumerate(space.interval_links):
-        if math.isinf(link.lo) and math.isinf(link.hi) or not np.isfinite(half[i]):
+        if (math.isinf(link.lo) and math.isinf(link.hi)) or not np.isfinite(half[i]):
             continue
         inside = link.lo < estimates[i] < link.hi
         if not inside:

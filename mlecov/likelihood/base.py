@@ -180,10 +180,10 @@ class Likelihood(ABC):
         """Return a sentence on separation of the outcomes at theta, or None where there is none."""
         return None
 
-    def check_derivatives(self, theta: Array) -> None:
+    def check_derivatives(self, theta: Array) -> None:  # noqa: B027  (nothing to check is a full answer)
         """Raise DerivativeError where derivatives given by the user disagree with the likelihood."""
 
-    def check_final(self, evaluation: Evaluation) -> None:
+    def check_final(self, evaluation: Evaluation) -> None:  # noqa: B027
         """Raise SeparabilityError where the scores do not add up to the gradient."""
 
     def simulate(self, rng: np.random.Generator, theta: Array) -> Likelihood:

@@ -41,7 +41,7 @@ class Block:
         """Return the weights to evaluate with: zero for the rows that only fill up."""
         if not self.padded:
             return extra
-        return np.r_[np.ones(self.count) if extra is None else extra, np.zeros(self.padded)]
+        return np.concatenate([np.ones(self.count) if extra is None else extra, np.zeros(self.padded)])
 
     def scores(self, theta: Array) -> Scores | None:
         """Return the scores of the block's terms at theta."""

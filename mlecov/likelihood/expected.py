@@ -113,9 +113,7 @@ def _gaussian(
     return np.asarray((m_slope.T * (w / h)) @ m_slope + (h_slope.T * (w / (2 * h**2))) @ h_slope)
 
 
-def moment(
-    function: Callable[..., Any], theta: Array, call: Call, columns: Columns
-) -> tuple[Array, Array]:
+def moment(function: Callable[..., Any], theta: Array, call: Call, columns: Columns) -> tuple[Array, Array]:
     """Return a conditional moment (n,) and its derivative (n, K) at theta."""
     own = replace(call, function=named_call(function), drop_first=0)
 
@@ -126,7 +124,8 @@ def moment(
         return found[call.drop_first :] if len(found) == n else found
 
     if autodiff.traceable(lambda u: value(u, autodiff.jnp()), theta):
-        return autodiff.value_and_jacobian(lambda u: value(u, autodiff.jnp()), theta)
+        found, slope = autodiff.value_and_jacobian(lambda u: value(u, autodiff.jnp()), theta)
+        return found, slope
     slopes = np.empty((len(value(theta, np)), len(theta)))
     for j in range(len(theta)):
         step = 0.02 * max(abs(theta[j]), 1.0)

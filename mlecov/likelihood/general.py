@@ -99,7 +99,7 @@ class Engine(ABC):
     def hessian(self, raw: Array, columns: Columns, w: Array) -> tuple[Array, Array, Array]:
         """Return loglike_obs (n,), the weighted gradient (K,) and Hessian (K, K)."""
 
-    def check(self, raw: Array, columns: Columns, n: int, names: tuple[str, ...]) -> None:
+    def check(self, raw: Array, columns: Columns, n: int, names: tuple[str, ...]) -> None:  # noqa: B027
         """Raise DerivativeError where the derivatives are the user's and disagree with the function."""
 
 
@@ -255,7 +255,9 @@ class NumericEngine(Engine):
                     a, b = h * steps[i], h * steps[j]
                     if i == j:
                         return np.array((at((i, a)) - 2 * base + at((i, -a))) / a**2)
-                    cross = at((i, a), (j, b)) + at((i, -a), (j, -b)) - at((i, a), (j, -b)) - at((i, -a), (j, b))
+                    cross = (
+                        at((i, a), (j, b)) + at((i, -a), (j, -b)) - at((i, a), (j, -b)) - at((i, -a), (j, b))
+                    )
                     return np.array(cross / (4 * a * b))
 
                 found[i, j] = found[j, i] = float(extrapolate(quotient, 1.0, levels=5))
@@ -301,7 +303,9 @@ class AnalyticEngine(Engine):
             if isinstance(p.kind, LinearKind) and part.shape in ((n,), (n, max(len(p.kind.equations), 1))):
                 design = columns[self.call.designs[p.name]]
                 rows = part.reshape(n, -1)
-                found[:, p.reported] = np.concatenate([rows[:, [j]] * design for j in range(rows.shape[1])], axis=1)
+                found[:, p.reported] = np.concatenate(
+                    [rows[:, [j]] * design for j in range(rows.shape[1])], axis=1
+                )
             elif part.reshape(n, -1).shape[1:] == (p.kind.n_reported,):
                 found[:, p.reported] = part.reshape(n, -1)
             else:
@@ -345,7 +349,7 @@ class AnalyticEngine(Engine):
             found[j] = extrapolate(quotient, 1.0)
         return value, gradient, 0.5 * (found + found.T)
 
-    def check(self, raw: Array, columns: Columns, n: int, names: tuple[str, ...]) -> None:
+    def check(self, raw: Array, columns: Columns, n: int, names: tuple[str, ...]) -> None:  # noqa: B027
         given = self.scores(raw, columns, n)
         compare_scores(given, NumericEngine(self.call).scores(raw, columns, n), names)
         if self.second is not None:
@@ -366,7 +370,9 @@ def compare_scores(given: Array, reference: Array, names: tuple[str, ...]) -> No
         flipped = np.abs(given[:, j] + reference[:, j]).max() / size <= 1e-5
         i = int(np.nanargmax(np.abs(given[:, j] - reference[:, j]))) if np.isfinite(given[:, j]).any() else 0
         remark = "; it is minus the derivative: wrong sign" if flipped else ""
-        lines.append(f"  {name}: term {i} is {given[i, j]:.8g}, differences give {reference[i, j]:.8g}{remark}")
+        lines.append(
+            f"  {name}: term {i} is {given[i, j]:.8g}, differences give {reference[i, j]:.8g}{remark}"
+        )
     if lines:
         raise DerivativeError(
             "score disagrees with differences of the log-likelihood (in the unconstrained coordinates):\n"
@@ -488,4 +494,6 @@ class GeneralLikelihood(Likelihood):
             return super().simulate(rng, theta)
         call = self.engine.call  # type: ignore[attr-defined]
         drawn = self.simulator(rng, call.arguments(np.asarray(theta), self.columns, np))
-        return replace(self, columns={**self.columns, **{k: np.asarray(v, dtype=float) for k, v in drawn.items()}})
+        return replace(
+            self, columns={**self.columns, **{k: np.asarray(v, dtype=float) for k, v in drawn.items()}}
+        )

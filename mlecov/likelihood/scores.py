@@ -250,7 +250,7 @@ class DenseScores(Scores):
 
     @property
     def k(self) -> int:  # type: ignore[override]
-        return self.matrix.shape[1]
+        return int(self.matrix.shape[1])
 
     def blocks(self) -> Iterator[tuple[int, int, Array]]:
         for start in range(0, max(self.n_terms, 1), BLOCK):
@@ -277,7 +277,7 @@ class MappedScores(Scores):
 
     @property
     def k(self) -> int:  # type: ignore[override]
-        return self.matrix.shape[1]
+        return int(self.matrix.shape[1])
 
     @property
     def weights(self) -> Weights | None:  # type: ignore[override]
@@ -387,7 +387,7 @@ class IndexScores(Scores):
 
     @property
     def n_terms(self) -> int:  # type: ignore[override]
-        return self.first.shape[1]
+        return int(self.first.shape[1])
 
     @cached_property
     def _shared(self) -> bool:

@@ -69,7 +69,11 @@ class TracedRows(RowModel):
     thread_safe = False  # XLA has threads of its own
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "kernels": {}, "calls": {}}  # compiled programs do not travel; they are loaded again
+        return {
+            **self.__dict__,
+            "kernels": {},
+            "calls": {},
+        }  # compiled programs do not travel; they are loaded again
 
     def row_function(self) -> Callable[[Any, Any], Any]:
         """Return f(eta (E, b), columns) -> (b,), the function vmapped over rows seen one at a time."""
@@ -77,7 +81,9 @@ class TracedRows(RowModel):
 
         def one(eta: Any, columns: Any) -> Any:
             block = {name: value[None] for name, value in columns.items()}
-            result = jnp.asarray(self.signature.function(**self.signature.arguments(eta[:, None], block, jnp)))
+            result = jnp.asarray(
+                self.signature.function(**self.signature.arguments(eta[:, None], block, jnp))
+            )
             if result.shape != (1,):
                 raise EvaluationError(
                     f"the log-likelihood returned shape {result.shape} for a block of one row; expected (1,), one "
@@ -202,14 +208,21 @@ class NumericRows(RowModel):
 
         first = np.empty((count, eta.shape[1]))
         for e in range(count):
-            first[e] = extrapolate(
-                lambda h, e=e: (at((e, h * scale[e])) - at((e, -h * scale[e]))) / (2 * h * scale[e]), 0.1
-            )
+
+            def slope(h: float, e: int = e) -> Array:
+                step = h * scale[e]
+                return np.asarray((at((e, step)) - at((e, -step))) / (2 * step))
+
+            first[e] = extrapolate(slope, 0.1)
         if order < 2:
             return value, first, None
         second = np.empty((count * (count + 1) // 2, eta.shape[1]))
         for p, (e, f) in enumerate(pair_index(count)):
-            second[p] = extrapolate(lambda h, e=e, f=f: _mixed(at, value, e, f, h, scale), 0.2)
+
+            def bend(h: float, e: int = e, f: int = f) -> Array:
+                return _mixed(at, value, e, f, h, scale)
+
+            second[p] = extrapolate(bend, 0.2)
         return value, first, second
 
     def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
@@ -220,10 +233,10 @@ def _mixed(at: Callable[..., Array], value: Array, e: int, f: int, h: float, sca
     """Return the second difference of l in predictors e and f at relative step h."""
     step_e, step_f = h * scale[e], h * scale[f]
     if e == f:
-        return (at((e, step_e)) - 2 * value + at((e, -step_e))) / step_e**2
+        return np.asarray((at((e, step_e)) - 2 * value + at((e, -step_e))) / step_e**2)
     plus = at((e, step_e), (f, step_f)) + at((e, -step_e), (f, -step_f))
     minus = at((e, step_e), (f, -step_f)) + at((e, -step_e), (f, step_f))
-    return (plus - minus) / (4 * step_e * step_f)
+    return np.asarray((plus - minus) / (4 * step_e * step_f))
 
 
 def extrapolate(difference: Callable[[float], Array], step: float, levels: int = 6) -> Array:

@@ -16,7 +16,18 @@ import numpy.typing as npt
 
 from mlecov.data import Rows, Table, is_missing, numeric, open_table, screen, term_weights, to_numpy
 from mlecov.errors import DataError, SpecificationError, SupportError, listing
-from mlecov.formulas import Block, Formula, columns_used, evaluate, linear_kind, materialize, parse, unite, variables, without_constant
+from mlecov.formulas import (
+    Block,
+    Formula,
+    columns_used,
+    evaluate,
+    linear_kind,
+    materialize,
+    parse,
+    unite,
+    variables,
+    without_constant,
+)
 from mlecov.kinds import Kind
 from mlecov.likelihood.base import Facts
 from mlecov.likelihood.design import DenseDesign, Equation
@@ -123,11 +134,15 @@ def build(
     }
     given = {kind: value for kind, value in weights.items() if value is not None}
     if len(given) > 1:
-        raise SpecificationError(f"weights of {len(given)} kinds were given ({listing(given)}); one is possible.")
+        raise SpecificationError(
+            f"weights of {len(given)} kinds were given ({listing(given)}); one is possible."
+        )
     further = {key: text for key, text in (equations or {}).items() if text is not None}
     if isinstance(formula, str):
         if data is None:
-            raise SpecificationError(f"{model.name}({formula!r}): a formula needs data, as the second argument.")
+            raise SpecificationError(
+                f"{model.name}({formula!r}): a formula needs data, as the second argument."
+            )
         made = _from_formula(model, formula, data, further, columns, offset, exposure, missing, given)
     else:
         made = _from_arrays(model, formula, data, further, columns, offset, exposure, missing, given)
@@ -161,7 +176,9 @@ def _from_formula(
     rows = screen(table, used, missing)
     outcome = evaluate(parsed.left, rows)
     blocks = {key: materialize(part, rows) for key, part in terms.items()}
-    extra = {key: _row_column(rows, key, value) for key, value in (columns or {}).items() if value is not None}
+    extra = {
+        key: _row_column(rows, key, value) for key, value in (columns or {}).items() if value is not None
+    }
     return parsed.left, rows, blocks, {"y": outcome, **extra}
 
 
@@ -194,7 +211,9 @@ def _from_arrays(
     if X is None:
         raise SpecificationError(f"{model.name}(y, X): X is missing; give a matrix, or a formula and data.")
     if further:
-        raise SpecificationError(f"formulas for {listing(further)} need data in a frame, with a formula for the outcome.")
+        raise SpecificationError(
+            f"formulas for {listing(further)} need data in a frame, with a formula for the outcome."
+        )
     outcome, names, matrix = _outcome(y), _column_names(X), _matrix(X)
     if len(outcome) != len(matrix):
         raise DataError(f"y has {len(outcome)} entries, X has {len(matrix)} rows.")

@@ -95,7 +95,7 @@ class NegativeBinomial(CountModel):
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         (m, p), y = self.size(eta), columns["y"]
         below = np.where(y > 0, special.betainc(m, np.maximum(y, 1.0), p), 0.0)
-        return below, special.betainc(m, y + 1, p)
+        return np.asarray(below), np.asarray(special.betainc(m, y + 1, p))
 
     def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
         m, _ = self.size(eta)

@@ -44,7 +44,11 @@ class Checkpoint:
             return found
         try:
             state = json.loads(found.path.read_text(encoding="utf-8"))
-            theta, loglike, done = np.array(state["theta"], dtype=float), state["loglike"], state["iterations"]
+            theta, loglike, done = (
+                np.array(state["theta"], dtype=float),
+                state["loglike"],
+                state["iterations"],
+            )
             owner = (tuple(state["labels"]), state["n_terms"])
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is not the state of an optimiser: {error}. Give another path.") from None

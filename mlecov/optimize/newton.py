@@ -55,9 +55,7 @@ def curvature(likelihood: Likelihood, evaluation: Evaluation, method: str) -> Ar
     return evaluation.scores.gram(power=1)
 
 
-def direction(
-    likelihood: Likelihood, evaluation: Evaluation, method: str
-) -> tuple[Array, float, bool]:
+def direction(likelihood: Likelihood, evaluation: Evaluation, method: str) -> tuple[Array, float, bool]:
     """Return (step A^-1 g, decrement g' A^-1 g, whether A was positive definite)."""
     gradient = evaluation.gradient
     assert gradient is not None
@@ -111,8 +109,10 @@ def newton_loop(
         found = _search(likelihood, evaluation, step, decrement, method, monitor, max_halvings)
         if found is None:
             floor = decrement <= max(1e-9, rounding(evaluation)) and definite
-            reason = "rounding: no step raises the log-likelihood further" if floor else (
-                "no step along the search direction raises the log-likelihood"
+            reason = (
+                "rounding: no step raises the log-likelihood further"
+                if floor
+                else ("no step along the search direction raises the log-likelihood")
             )
             return Loop(evaluation, decrement, reason, floor)
         evaluation, length = found

@@ -67,7 +67,12 @@ def minimize_negative(
 
     options: dict[str, Any] = {"maxfun" if method == "tnc" else "maxiter": max_iter}
     if method == "nelder-mead":
-        options |= {"maxiter": max_iter * max(20, 10 * len(theta)), "xatol": 1e-6, "fatol": 1e-9, "adaptive": True}
+        options |= {
+            "maxiter": max_iter * max(20, 10 * len(theta)),
+            "xatol": 1e-6,
+            "fatol": 1e-9,
+            "adaptive": True,
+        }
     with np.errstate(all="ignore"):
         result = scipy_optimize.minimize(
             objective,

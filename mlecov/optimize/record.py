@@ -42,7 +42,9 @@ class Monitor:
         if callable(self.trace):
             self.trace(done)
         elif self.trace:
-            print(f"{method:>10} {done.iteration:4d}  log-likelihood {loglike:.10g}  g'I^-1 g {decrement:.3g}")
+            print(
+                f"{method:>10} {done.iteration:4d}  log-likelihood {loglike:.10g}  g'I^-1 g {decrement:.3g}"
+            )
         show = self.progress if self.progress is not None else seconds > 2 and sys.stderr.isatty()
         if show:
             if self.bar is None:

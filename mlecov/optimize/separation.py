@@ -166,7 +166,9 @@ def find_separation(likelihood: Likelihood, theta: Array, scores: Scores | None 
     evaluation.
     """
     stand_in = likelihood.stand_in()
-    if stand_in is not likelihood:  # streamed: a sample in which every category occurs, at the theta of all terms
+    if (
+        stand_in is not likelihood
+    ):  # streamed: a sample in which every category occurs, at the theta of all terms
         likelihood, scores = stand_in, None
     base, matrix, origin = unrestricted(likelihood)
     if isinstance(base, IndexLikelihood):

@@ -54,7 +54,9 @@ def search(likelihood: Likelihood, theta: Array, seed: int = 0) -> Array:
         if np.isfinite(value) and attempt > 40:
             break
     if not np.isfinite(value):
-        require_finite(likelihood, likelihood.evaluate(theta), "at the start values and wherever it was searched")
+        require_finite(
+            likelihood, likelihood.evaluate(theta), "at the start values and wherever it was searched"
+        )
     return best
 
 

@@ -217,7 +217,9 @@ def bootstrap() -> Entries:
 
 def bootstrap_user() -> Entries:
     y, X = counts(1000, 3)
-    fit = ml.fit(ml.likelihood(nb2_loglike, {"y": y, "X": X}, {"mu": ml.linear(["X"]), "alpha": ml.positive()}))
+    fit = ml.fit(
+        ml.likelihood(nb2_loglike, {"y": y, "X": X}, {"mu": ml.linear(["X"]), "alpha": ml.positive()})
+    )
     return {"mlecov": lambda: ml.Fit(fit.optimum).cov(ml.Bootstrap(reps=999, seed=0))}
 
 
@@ -231,7 +233,8 @@ def monte_carlo() -> Entries:
         rng = np.random.default_rng(0)
         eta = X @ truth.theta
         return [
-            statsmodels_all(sm.Probit((eta + rng.standard_normal(500) > 0).astype(float), X)) for _ in range(1000)
+            statsmodels_all(sm.Probit((eta + rng.standard_normal(500) > 0).astype(float), X))
+            for _ in range(1000)
         ]
 
     return {
@@ -327,7 +330,11 @@ JOBS = [
     Job("probit 1e6 x 20: fit, oim, opg, robust", probit_large, "an eighth of statsmodels"),
     Job("one Newton evaluation, probit 1e6 x 20", newton_step, "within 3 times X'X"),
     Job("user-written NB2 1e4 x 8, all three", lambda: nb2_user(10_000, 8), "0.3 s in a later process"),
-    Job("user-written NB2 1e5 x 20, all three", lambda: nb2_user(100_000, 20), "1/7 of NegativeBinomial, 1/40 of GLLM"),
+    Job(
+        "user-written NB2 1e5 x 20, all three",
+        lambda: nb2_user(100_000, 20),
+        "1/7 of NegativeBinomial, 1/40 of GLLM",
+    ),
     Job("user-written NB2, processes", user_processes, "1.6 s in the first process, 0.3 s in later ones"),
     Job("ready-made NB2 1e4 x 8", lambda: nb2_ready(10_000, 8), "a quarter of statsmodels"),
     Job("ready-made NB2 1e5 x 20", lambda: nb2_ready(100_000, 20), "an eighth of statsmodels"),

@@ -39,7 +39,9 @@ def make(rows: int, path: Path, clusters: int = 100_000, seed: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("rows", type=float)
     parser.add_argument("path", type=Path)
     parser.add_argument("--clusters", type=int, default=100_000)

@@ -16,7 +16,12 @@ N = 240
 def data() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(3)
     x, z = rng.standard_normal((2, N))
-    return {"y": 1 + x + np.exp(0.2 * z) * rng.standard_normal(N), "x": x, "z": z, "id": np.repeat(np.arange(40), 6)}
+    return {
+        "y": 1 + x + np.exp(0.2 * z) * rng.standard_normal(N),
+        "x": x,
+        "z": z,
+        "id": np.repeat(np.arange(40), 6),
+    }
 
 
 def index_jax(y: Any, mu: Any, sigma: Any) -> Any:
@@ -39,7 +44,9 @@ def likelihoods() -> dict[str, Likelihood]:
         "ready-made": ml.models.gaussian("y ~ x", d, sigma="z"),
         "ready-made, weights": ml.models.gaussian("y ~ x", d, probability_weights=np.arange(1.0, N + 1)),
         "index": ml.likelihood(index_jax, d, {"mu": ml.linear("x"), "sigma": ml.positive()}),
-        "small array": ml.likelihood(arrays, {"y": d["y"], "X": X}, {"b": np.zeros(2), "sigma": ml.positive()}),
+        "small array": ml.likelihood(
+            arrays, {"y": d["y"], "X": X}, {"b": np.zeros(2), "sigma": ml.positive()}
+        ),
         "large array": ml.likelihood(
             arrays, {"y": d["y"], "X": many}, {"b": np.zeros(14), "sigma": ml.positive()}
         ),
@@ -94,7 +101,9 @@ def test_all_kinds_agree() -> None:
     for name in ("small array", "units"):
         other = ml.fit(liks[name])
         np.testing.assert_allclose(other.theta, first.theta, rtol=1e-9, atol=1e-10)
-        np.testing.assert_allclose(other.hessian, first.hessian, rtol=1e-8, atol=1e-8 * np.abs(first.hessian).max())
+        np.testing.assert_allclose(
+            other.hessian, first.hessian, rtol=1e-8, atol=1e-8 * np.abs(first.hessian).max()
+        )
 
 
 def test_frequency_weights_are_repeated_rows() -> None:

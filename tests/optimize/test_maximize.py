@@ -19,7 +19,9 @@ def poisson_likelihood() -> Any:
     return ml.models.poisson(rng.poisson(np.exp(X @ [0.3, 0.5, -0.4])).astype(float), X)
 
 
-@pytest.mark.parametrize("method", ["newton", "fisher", "bhhh", *METHODS, ("nelder-mead", 3, "bfgs", 2, "newton")])
+@pytest.mark.parametrize(
+    "method", ["newton", "fisher", "bhhh", *METHODS, ("nelder-mead", 3, "bfgs", 2, "newton")]
+)
 def test_every_method_ends_at_the_same_point(method: Any) -> None:
     reference = maximize(poisson_likelihood())
     found = maximize(poisson_likelihood(), method=method)
