@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlecov import ecosystem
 from mlecov.compare import Comparison, compare, default_specs
 from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.resampling import Bootstrap
@@ -17,21 +18,22 @@ from mlecov.covariance.sandwich import covariance
 from mlecov.covariance.specs import Basic, Spec, parse
 from mlecov.diagnostics.facade import Assessed
 from mlecov.errors import CovarianceError
-from mlecov.inference.resample import bootstrap
-from mlecov.inference.resample_intervals import resampled_intervals
-from mlecov.inference.resample_test import WildTest, wild_score_test
 from mlecov.inference.delta import nlcom
 from mlecov.inference.hypothesis import lincom, t_test, wald, wald_test
 from mlecov.inference.margins import margins
 from mlecov.inference.multiple import bands
 from mlecov.inference.predict import Prediction, predict
 from mlecov.inference.profile import Contour, Profile, Profiles, contour, profile, signed_root
+from mlecov.inference.resample import bootstrap
+from mlecov.inference.resample_intervals import resampled_intervals
 from mlecov.inference.restricted import likelihood_ratio, lr_constraints, score_test
 from mlecov.inference.results import Combinations, TestResult
 from mlecov.inference.table import CoefficientTable, coefficient_table
+from mlecov.inference.wild_score import WildTest, wild_score_test
 from mlecov.lazy import lazy
 from mlecov.likelihood.base import Likelihood
 from mlecov.likelihood.scores import Scores
+from mlecov.montecarlo import MonteCarlo, monte_carlo
 from mlecov.optimum import Optimum, Record
 from mlecov.rendering import Display
 from mlecov.storage import save_optimum
@@ -244,6 +246,12 @@ class Fit(Assessed):
         """Return a bootstrap covariance with its replicates: `fit.cov(Bootstrap(kind, **options))`."""
         return self.cov(Bootstrap(kind, **options))
 
+    def monte_carlo(
+        self, estimators: Sequence[Any] = ("oim", "opg", "robust"), reps: int = 1000, seed: int = 0, **options: Any
+    ) -> MonteCarlo:
+        """Simulate from this fit: bias, coverage and size of each covariance; see `monte_carlo`."""
+        return monte_carlo(None, self.likelihood, estimators, reps, seed, truth=self.theta, **options)
+
     def wild_score_test(self, hypothesis: str | Sequence[str], **options: Any) -> WildTest:
         """Test constraints by the score bootstrap with the null imposed; see `wild_score_test`."""
         return wild_score_test(self.optimum, hypothesis, **options)
@@ -353,9 +361,9 @@ class Fit(Assessed):
         """Return the summary under a covariance: text in a terminal, HTML in a notebook, LaTeX on request."""
         return summary(self.optimum, self.cov(cov), alpha)
 
-    def tidy(self, cov: Any = None, alpha: float = 0.05) -> Any:
-        """Return the coefficient table as a tidy DataFrame, a row per reported entry."""
-        return pd.DataFrame(records(self._table(cov, alpha)))
+    def tidy(self, cov: Any = None, alpha: float = 0.05, *, backend: str = "pandas") -> Any:
+        """Return the coefficient table as a tidy frame of pandas or polars, a row per reported entry."""
+        return ecosystem.frame(records(self._table(cov, alpha)), backend)
 
     def glance(self) -> Any:
         """Return the fit's facts as a DataFrame of one row."""
@@ -373,6 +381,42 @@ class Fit(Assessed):
                 }
             ]
         )
+
+    # --- other packages ------------------------------------------------------------------------
+
+    @property
+    def model(self) -> ecosystem.ModelNames:
+        """Names of the outcome and the entries, where statsmodels' tables look for them."""
+        return ecosystem.model_names(self.optimum)
+
+    @property
+    def default_model_infos(self) -> dict[str, Callable[[Any], str]]:
+        """The facts that statsmodels' `summary_col` prints under the coefficients."""
+        return ecosystem.model_infos(self.cov())
+
+    def for_marginaleffects(self, what: Any = "mean", *, cov: Any = None) -> Any:
+        """Return this fit as a model of the package marginaleffects: see `ecosystem.marginaleffects_model`."""
+        spec = self.default if cov is None else parse(cov)
+        return ecosystem.marginaleffects_model(self, self.cov, spec, what)
+
+    @property
+    def __maketables_coef_table__(self) -> Any:
+        return ecosystem.maketables_coefficients(self.cov())
+
+    def __maketables_stat__(self, key: str) -> Any:
+        return ecosystem.maketables_statistic(self.optimum, self.cov(), key)
+
+    @property
+    def __maketables_depvar__(self) -> str:
+        return self.model.endog_names
+
+    @property
+    def __maketables_vcov_info__(self) -> dict[str, Any]:
+        return ecosystem.maketables_covariance(self.cov())
+
+    @property
+    def __maketables_default_stat_keys__(self) -> list[str]:
+        return ecosystem.DEFAULT_STATISTICS
 
     def save(self, path: Any, *, scores: bool = True) -> None:
         """Write theta, kinds, Hessian and (on request) scores to a file that holds no code."""

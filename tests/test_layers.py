@@ -120,3 +120,16 @@ def test_no_bare_allclose_and_no_empty_tests() -> None:
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
                 name = ast.unparse(node.value.func)
                 assert not (name.endswith("allclose") and "assert" not in name), f"{path}:{node.lineno}"
+
+
+def test_no_module_shadows_a_model() -> None:
+    """Importing mlecov.models.X as a module would put the module in the place of the model X."""
+    names = {path.stem for path in (PACKAGE / "models").glob("*.py")}
+    models = (PACKAGE / "models" / "__init__.py").read_text(encoding="utf-8")
+    tree = ast.parse(models)
+    homes = next(
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "HOMES"
+    )
+    assert not names & set(ast.literal_eval(homes)), "a module bears a model's name"  # type: ignore[arg-type]
