@@ -8,7 +8,7 @@
 from mlecov import models, plots
 from mlecov.check import check_derivatives
 from mlecov.covariance.covariance import Covariance
-from mlecov.covariance.requests import EWC, HAC, Cluster, Conley, DriscollKraay, Jackknife, Survey
+from mlecov.covariance.requests import EWC, HAC, HC, Cluster, Conley, DriscollKraay, Jackknife, Survey
 from mlecov.covariance.resampling import Bootstrap
 from mlecov.covariance.specs import Given
 from mlecov.datasets import datasets, load
@@ -30,6 +30,8 @@ from mlecov.kinds import (
     simplex,
 )
 from mlecov.least_squares import least_squares, nonlinear_least_squares
+from mlecov.likelihood.chunked_dask import distributed
+from mlecov.montecarlo import MonteCarlo, monte_carlo
 from mlecov.parameters import linear
 from mlecov.result import Fit, lr_test
 
@@ -45,9 +47,11 @@ __all__ = [
     "Fit",
     "Given",
     "HAC",
+    "HC",
     "Jackknife",
     "MlecovError",
     "MlecovWarning",
+    "MonteCarlo",
     "Survey",
     "adjust_pvalues",
     "as_fit",
@@ -57,6 +61,7 @@ __all__ = [
     "correlation",
     "covariance",
     "datasets",
+    "distributed",
     "estimated",
     "fit",
     "fixed",
@@ -69,6 +74,7 @@ __all__ = [
     "load_fit",
     "lr_test",
     "models",
+    "monte_carlo",
     "nonlinear_least_squares",
     "ordered",
     "plots",
