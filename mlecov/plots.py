@@ -116,10 +116,7 @@ def ratios(comparison: Comparison, params: Sequence[str] | None = None, *, ax: A
         )
     ax.axvline(1, color="0.4", linewidth=0.9, zorder=0)
     ax.set_xscale("log")
-    low, high = ax.get_xlim()
-    ticks = [
-        t for t in (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10) if low <= t <= high
-    ]
+    ticks = _ratio_ticks(*ax.get_xlim())
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.minorticks_off()
     ax.set_yticks(y, [labels[i] for i in entries])
@@ -128,6 +125,18 @@ def ratios(comparison: Comparison, params: Sequence[str] | None = None, *, ax: A
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _frame(ax)
     return ax
+
+
+def _ratio_ticks(low: float, high: float) -> list[float]:
+    """Return ticks of a log axis of ratios between `low` and `high`, as fine as their labels have room."""
+    decades = np.log10(high / low)
+    decade: tuple[float, ...] = (1, 1.1, 1.25, 1.5, 2, 3, 5, 7, 8, 9)
+    if decades > 1:
+        decade = (1, 2, 5) if decades < 3 else (1,)
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    every = 1 + len(powers) // 10
+    ticks = [round(t * 10.0**p, 12 - p) for p in powers if p % every == 0 for t in decade]
+    return [t for t in ticks if low <= t <= high]
 
 
 def profile(found: Profile, *, ax: Any = None) -> Any:

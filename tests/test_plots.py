@@ -13,6 +13,7 @@ import pytest
 
 import mlecov as ml
 from mlecov.errors import SpecificationError
+from mlecov.plots import _ratio_ticks
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,12 @@ def test_ellipse_touches_the_joint_bound(fit: ml.Fit) -> None:
 def test_unknown_parameter_is_named(fit: ml.Fit) -> None:
     with pytest.raises(SpecificationError, match="no parameter 'mu.gpaa.'"):
         ml.plots.coefficients(fit.compare(), ["mu[gpaa]"])
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.7, 1.5), (0.45, 2.4), (0.3, 9.0), (0.02, 160.0), (1e-9, 1e9)])
+def test_ticks_of_ratios_have_room_for_their_labels(low: float, high: float) -> None:
+    ticks = _ratio_ticks(low, high)
+    assert 1.0 in ticks and len(ticks) >= 3
+    assert all(low <= t <= high for t in ticks)
+    places = np.log(ticks) / np.log(high / low)
+    assert np.diff(places).min() > 0.03
