@@ -14,6 +14,8 @@ from mlecov.errors import CovarianceError, DataError, IdentificationError, Speci
 from mlecov.least_squares import covariances
 from mlecov.least_squares.compensated import Pair, cross, scale_rows, split
 from mlecov.least_squares.geometry import EPS, Plane, Refined, equation, plane, refine
+from mlecov.likelihood.index import IndexLikelihood
+from mlecov.models.continuous import gaussian
 
 Array = npt.NDArray[np.float64]
 
@@ -61,6 +63,22 @@ class LeastSquares:
     _influence: Array = field(repr=False)
     _plane: Plane = field(repr=False)
     _whitened: Array = field(repr=False)
+    _rows: tuple[Array, Array] = field(repr=False)
+
+    def likelihood(self) -> IndexLikelihood:
+        """Return the Gaussian log-likelihood of the same rows (times w_i^(1/2) where there are weights).
+
+        Its maximum is `params` with sigma^2 = rss/n; its information A'A / sigma^2 is `hessian` /
+        (2 sigma^2), its robust covariance White's. Every covariance of the package applies to it.
+        Reference: Greene (2018), Econometric Analysis, section 14.9.1.
+
+        >>> import mlecov as ml
+        >>> line = least_squares([[1.0, 1.0], [1.0, 2.0], [1.0, 4.0], [1.0, 5.0]], [1.0, 2.0, 3.0, 5.0])
+        >>> bool(np.allclose(ml.fit(line.likelihood()).params.iloc[:2], line.params))
+        True
+        """
+        A, b = self._rows
+        return gaussian(b, pd.DataFrame(A, columns=list(self.names)))
 
     @property
     def nobs(self) -> int:
@@ -234,6 +252,7 @@ def _result(
         _influence=influence,
         _plane=factor,
         _whitened=whitened,
+        _rows=(A[0], b[0]),
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import statsmodels.api as sm
 from numpy.testing import assert_allclose, assert_array_equal
 
+import mlecov as ml
 from mlecov.autodiff import x64
 from mlecov.errors import CovarianceError, DataError, IdentificationError, SpecificationError
 from mlecov.least_squares import least_squares
@@ -314,3 +315,20 @@ def test_arguments_are_not_mutated(sample: tuple[pd.DataFrame, pd.Series]) -> No
     least_squares(A, b, weights=np.full(40, 2.0)).cov("HC3")
     pd.testing.assert_frame_equal(A, before[0])
     pd.testing.assert_series_equal(b, before[1])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_as_a_likelihood_the_numbers_are_the_gaussian_models(weighted: bool) -> None:
+    """2A'A / (2 sigma^2) is the information; oim, opg, White and HC1-3 agree with the likelihood's."""
+    rng = np.random.default_rng(8)
+    A = np.column_stack([np.ones(40), rng.standard_normal((40, 2))])
+    b = A @ [1.0, 2.0, -1.0] + rng.standard_normal(40) * (1 + np.abs(A[:, 1]))
+    line = ml.least_squares(A, b, weights=rng.random(40) + 0.5 if weighted else None)
+    fit = ml.fit(line.likelihood())
+    np.testing.assert_allclose(fit.params.iloc[:3], line.params, rtol=1e-10)
+    assert fit.params["sigma"] ** 2 == pytest.approx(line.sigma2, rel=1e-10)
+    np.testing.assert_allclose(fit.information[:3, :3], line.hessian / (2 * line.sigma2), rtol=1e-9)
+    for ours, theirs in (("oim", "oim"), ("opg", "opg"), ("robust", "HC0"), ("HC2", "HC2"), ("HC3", "HC3")):
+        np.testing.assert_allclose(
+            fit.cov(ours).user[:3, :3], line.cov(theirs), rtol=1e-7, atol=1e-12, err_msg=ours
+        )
