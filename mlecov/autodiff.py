@@ -99,7 +99,9 @@ def compile_and_keep(function: Callable[..., Any], example: tuple[Any, ...], key
     without a key it is compiled for this process alone. A file that can not be read is made anew.
     """
     folder = cache_folder() if key is not None else None
-    path = folder / f"{key}.bin" if folder is not None else None
+    # the program's text does not name the entries of its arguments, but a loaded executable asks for them
+    names = hashlib.sha256(str(jax().tree_util.tree_structure(example)).encode()).hexdigest()[:12]
+    path = folder / f"{key}-{names}.bin" if folder is not None else None
     serialize = importlib.import_module("jax.experimental.serialize_executable")
     with x64():
         if path is not None and path.exists():

@@ -83,12 +83,17 @@ def _cut_offsets(right: str, whole: str) -> tuple[str, list[tuple[str, bool]]]:
     return right, offsets
 
 
-def variables(formula: str) -> set[str]:
-    """Return the names of the columns that one side of a formula reads."""
+def variables(formula: str, table: Table | None = None) -> set[str]:
+    """Return the names of the columns that one side of a formula reads.
+
+    Columns inside transforms with a state, such as center(x), are found by their names in `table`.
+    """
     if PLAIN.match(formula):
         return {name for name in re.split(r"[\s+]+", formula.strip()) if name != "1"}
     try:
-        return {str(name) for name in formulaic.Formula(formula).required_variables}
+        found = {str(name) for name in formulaic.Formula(formula).required_variables}
+        words = re.findall(r"(?<![\w.'\"])[A-Za-z_]\w*(?!\s*[\w(.=])", formula)
+        return found | {word for word in words if table is not None and word in table}
     except Exception as error:
         # formulaic marks the place with terminal colours; its first line says what is wrong
         raise SpecificationError(
@@ -106,9 +111,9 @@ def columns_used(terms: LinearTerms, table: Table) -> set[str]:
                 f"linear({terms.formula!r}): a linear predictor has no left-hand side; the outcome is an "
                 "argument of the function."
             )
-        used = variables(formula.right)
+        used = variables(formula.right, table)
         for offset, _ in formula.offsets:
-            used |= variables(offset)
+            used |= variables(offset, table)
     else:
         used = set(terms.formula)
     if terms.offset is not None:
@@ -195,7 +200,7 @@ def evaluate(text: str, rows: Rows) -> Array:
     """Return one column (n,) that an expression such as "np.log(y)" makes of the rows."""
     if text in rows.table:
         return rows.column(text)
-    matrix = _model_matrix(f"0 + {text}", rows, variables(text))
+    matrix = _model_matrix(f"0 + {text}", rows, variables(text, rows.table))
     array = np.asarray(matrix, dtype=float)
     if array.shape[1] != 1:
         raise DataError(f"{text!r} makes {array.shape[1]} columns; expected one number per row.")
@@ -229,7 +234,7 @@ def _model_matrix(right: str, rows: Rows, names: set[str], materializer: str | N
 
 
 def _by_formulaic(right: str, rows: Rows, offset: Array | None, terms: LinearTerms) -> Block:
-    names = variables(right)
+    names = variables(right, rows.table)
     levels = [len(np.unique(rows.raw(n).astype(str))) for n in names if rows.raw(n).dtype.kind not in "fiub"]
     coded = [
         len(np.unique(rows.raw(n)))

@@ -346,6 +346,7 @@ def _newton(
     begun = np.zeros(count, dtype=np.intp)
     state = _State(starts, value, gradient, information, outer, status, begun)
     previous = np.full(count, np.inf)
+    slow = np.zeros(count, dtype=np.intp)
     shown = _Progress(count, progress)
     for iteration in range(max_iter + 1):
         live = np.flatnonzero(state.status == RUNNING)
@@ -356,7 +357,9 @@ def _newton(
         ended = (decrement <= tolerance) | ((decrement <= 1e-12) & (decrement > 0.5 * previous[live]))
         # Newton squares the distance; falling by a fixed factor means the maximum is at infinity.
         before = previous[live]
-        rising = ended & (before < 1e-2) & (decrement > 0.1 * before) & (before > 1e-12)
+        creeping = (before < 1e-2) & (decrement > 0.1 * before) & (before > 1e-12)
+        slow[live] += creeping
+        rising = ended & (creeping | (slow[live] >= 5))
         state.status[live[ended]] = np.where(rising, RISING, np.where(definite, CONVERGED, INDEFINITE))[ended]
         good = ended & definite & ~rising
         state.thetas[live[good]] += step[good]
