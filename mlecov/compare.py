@@ -80,7 +80,7 @@ class Comparison:
         small = ""
         if n < 50 * k:
             count = "1 parameter" if k == 1 else f"{k} parameters"
-            small = f" With {n:g} terms for {count}, differences of this kind arise by chance alone."
+            small = f" With {n:g} terms for {count}, differences of this kind can arise by chance alone."
         if abs(np.log(size)) < np.log(1.1):
             return (
                 f"Robust and classical standard errors agree within 10% (largest ratio {size:.2f}, {label}): no sign "
@@ -111,7 +111,8 @@ class Comparison:
                 ]
         if below:
             groups.append(Group(f"ratio of standard errors to {self.columns[0]}", tuple(below)))
-        notes = [f"{column}: {c.label}." for column, c in zip(self.columns, self.covariances, strict=True)]
+        pairs = zip(self.columns, self.covariances, strict=True)
+        notes = [c.label + "." if c.label.startswith(name) else f"{name}: {c.label}." for name, c in pairs]
         notes.append(f"Information ratio tr(I^-1 S'S)/k = {self.ratio:.3f} (1 if the model is right).")
         sentence = self.sentence()
         if sentence:

@@ -6,7 +6,6 @@ the package sees a frame. Formulas have a room of their own next door (`formulas
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mlecov.errors import DataError, MissingDataWarning, listing, suggestion
+from mlecov.errors import DataError, MissingDataWarning, listing, suggestion, warn
 from mlecov.lazy import lazy
 
 nw = lazy("narwhals")
@@ -374,11 +373,9 @@ def screen(
                 "missing='drop'."
             )
         kept = np.flatnonzero(~lost)
-        warnings.warn(
+        warn(
             f"{int(lost.sum())} of {table.n_rows} rows dropped: missing values in {counts}.",
-            MissingDataWarning,
-            stacklevel=4,
-        )
+            MissingDataWarning)
     n_rows = table.n_rows if kept is None else len(kept)
     if n_rows - drop_first <= 0:
         raise DataError(f"no terms are left: {n_rows} rows, of which the first {drop_first} are dropped.")

@@ -7,6 +7,8 @@ derive from it too (`ValueError`, `TypeError`).
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -89,6 +91,14 @@ class QuadratureWarning(MlecovWarning):
 
 class MissingDataWarning(MlecovWarning):
     """Rows were dropped because of missing values, as asked."""
+
+
+def warn(message: str, category: type[MlecovWarning]) -> None:
+    """Warn at the line of the first caller outside the package: the user's own."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("mlecov"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def listing(items: Iterable[Any], limit: int = 10) -> str:

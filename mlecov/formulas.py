@@ -47,8 +47,8 @@ def parse(text: str) -> Formula:
     Raises
     ------
     SpecificationError
-        For I(x^2), which in Python is exclusive or; more than one "~"; or an offset that can not
-        be read.
+        For I(x^2), which in Python is exclusive or; x**2 outside I(), which formula algebra reads as
+        x; more than one "~"; or an offset that can not be read.
     """
     for inside in re.findall(r"I\(([^()]*)\)", text):
         if "^" in inside:
@@ -56,6 +56,15 @@ def parse(text: str) -> Formula:
                 f"formula {text!r}: I({inside}) uses '^', which is not a power in Python; write "
                 f"I({inside.replace('^', '**')})."
             )
+    outer = text
+    while "(" in (shorter := re.sub(r"\([^()]*\)", "", outer)) and shorter != outer:
+        outer = shorter
+    power = re.search(r"(?<![\w\])])([A-Za-z_]\w*)\s*\*\*\s*(\d+)", re.sub(r"\([^()]*\)", "()", outer))
+    if power:
+        raise SpecificationError(
+            f"formula {text!r}: {power.group()} means {power.group(1)} alone in formula algebra; for the power of a "
+            f"column write I({power.group(1)}**{power.group(2)})."
+        )
     sides = text.split("~")
     if len(sides) > 2:
         raise SpecificationError(f"formula {text!r} has {len(sides) - 1} '~'; one is expected.")

@@ -59,7 +59,7 @@ class Fit(Assessed):
     """
 
     optimum: Optimum
-    default: Spec = Basic("oim")
+    default: Spec = field(default_factory=lambda: Basic("oim"))
     cache: dict[Any, Covariance] = field(default_factory=dict, repr=False)
 
     # --- the point -----------------------------------------------------------------------------

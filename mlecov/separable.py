@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from mlecov.errors import (
     SeparabilityError,
     SpecificationError,
     listing,
+    warn,
 )
 from mlecov.likelihood.general import Call
 
@@ -56,12 +56,10 @@ def traceable(call: Call, raw: Array, columns: Mapping[str, Any], n: int) -> boo
 
 
 def _warn_numeric(function: Callable[..., Any], why: str) -> None:
-    warnings.warn(
+    warn(
         f"{getattr(function, '__name__', 'the function')} can not be traced by JAX ({why}): derivatives are had by "
         "extrapolated differences, slower and less exact. Write it with jax.numpy, or give score=.",
-        NumericDerivativeWarning,
-        stacklevel=6,
-    )
+        NumericDerivativeWarning)
 
 
 def uses_jax(function: Callable[..., Any], depth: int = 3) -> bool:

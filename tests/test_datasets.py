@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import keyword
 import re
@@ -13,9 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlecov import datasets
 from mlecov.errors import DataError
 from tests.cases import REFERENCE, case_names, load_case
+
+datasets = importlib.import_module("mlecov.datasets")  # the package exports a function of that name
 
 TABLE = datasets.datasets().set_index("name")
 NAMES = list(TABLE.index)

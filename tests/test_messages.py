@@ -6,6 +6,7 @@ An entry is (class, what the user did, what the message must say of the fault, w
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -586,3 +587,11 @@ def test_time_series_is_found_not_to_be_separable() -> None:
 def test_an_error_in_the_users_function_is_the_users() -> None:
     with pytest.raises(NameError, match="undefined_thing"):
         declare(lambda y, m: square(y, m) / undefined_thing)  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_warnings_point_at_the_users_line() -> None:
+    """A warning's place is the caller's file, never a file of the package."""
+    likelihood = ml.models.poisson(np.array([1.0, 2.0, 3.0, 4.0]), np.ones((4, 1)))
+    with pytest.warns(e.ConvergenceWarning) as caught:
+        ml.fit(likelihood, start=np.array([5.0]), max_iter=1)
+    assert [Path(w.filename).name for w in caught] == ["test_messages.py"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.sandwich import assemble, observed_factor
 from mlecov.covariance.specbase import shown
-from mlecov.errors import CovarianceError, CovarianceWarning, listing
+from mlecov.errors import CovarianceError, CovarianceWarning, listing, warn
 from mlecov.likelihood.base import Likelihood
 from mlecov.likelihood.scores import Scores
 from mlecov.linalg import symmetrize
@@ -185,33 +184,27 @@ def positive(matrix: Array, label: str, repair: str | None) -> tuple[Array, Arra
         done = "They were set to zero, as asked."
     else:
         done = "Ask for repair='eigen' to set them to zero, or allow for less dependence."
-    warnings.warn(
+    warn(
         f"{label}: not positive semi-definite; negative eigenvalue(s) "
         f"{listing(f'{v:.3g}' for v in negative)} beside "
         f"a largest of {values[-1]:.3g}. {done}",
-        CovarianceWarning,
-        stacklevel=2,
-    )
+        CovarianceWarning)
     return matrix, negative
 
 
 def warn_few(count: int, what: str, k: int, corrected: bool = False) -> None:
     """Warn where groups are fewer than parameters, or few and the reference distribution takes no notice."""
     if count <= k:
-        warnings.warn(
+        warn(
             f"{count} {what} for {k} parameters: the covariance has rank {count - 1} at most, and no "
             "test of more "
             "restrictions than that exists. Cluster on a finer variable, or test few restrictions by a "
             "wild score "
             "bootstrap.",
-            CovarianceWarning,
-            stacklevel=2,
-        )
+            CovarianceWarning)
     elif count < FEW and not corrected:
-        warnings.warn(
+        warn(
             f"only {count} {what}: the covariance is biased downwards and z values are too large. Use "
             "type='CR2' with "
             "df='satterthwaite', or a bootstrap.",
-            CovarianceWarning,
-            stacklevel=2,
-        )
+            CovarianceWarning)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from mlecov.covariance.sandwich import expected_factor, observed_factor
-from mlecov.errors import ConvergenceError, ConvergenceWarning, IdentificationError, InferenceError
+from mlecov.errors import ConvergenceError, ConvergenceWarning, IdentificationError, InferenceError, warn
 from mlecov.inference.indicators import require_plain_weights, term_hessians
 from mlecov.inference.results import Shown
 from mlecov.likelihood.base import Evaluation, Likelihood
@@ -209,13 +208,11 @@ def reduce_bias(likelihood: Likelihood, *, max_iter: int = 200) -> Optimum:
         point = found
     converged = decrement <= 1e-10
     if not converged:
-        warnings.warn(
+        warn(
             f"bias reduction has not converged after {iteration} iterations: g' I^-1 g = {decrement:.3g} of "
             "the penalised "
             "log-likelihood. Standard errors at this point mean nothing; raise max_iter.",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
+            ConvergenceWarning)
     evaluation = likelihood.evaluate(point.theta, order=2, scores=True)
     if try_factor(evaluation.information) is None:
         raise IdentificationError(

@@ -6,7 +6,6 @@ counted and named in the label, and too many of them are an error.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,7 +16,7 @@ from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.resampling import Bootstrap
 from mlecov.covariance.sandwich import observed_factor
 from mlecov.covariance.specbase import label_of
-from mlecov.errors import CovarianceError, CovarianceWarning, SeparabilityError
+from mlecov.errors import CovarianceError, CovarianceWarning, SeparabilityError, warn
 from mlecov.inference.resample_weights import block_length, draw_weights, generator, multipliers
 from mlecov.linalg import symmetrize
 from mlecov.optimum import Optimum
@@ -67,12 +66,10 @@ def bootstrap(optimum: Optimum, spec: Bootstrap) -> Covariance:
         if spec.studentize:
             errors = _standard_errors(optimum, spec, batch, codes, n_groups)
     if failed:
-        warnings.warn(
+        warn(
             f"{spec.kind} bootstrap: replications failed and are left out ({failed}). The covariance is "
             "that of the others; it may be too small.",
-            CovarianceWarning,
-            stacklevel=3,
-        )
+            CovarianceWarning)
     replicates = reported(likelihood.space, thetas)
     details = {
         "replicates": replicates,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from mlecov.errors import (
     SpecificationError,
     listing,
     suggestion,
+    warn,
 )
 
 Array = npt.NDArray[np.float64]
@@ -204,13 +204,11 @@ def bind(
                     f"{_name(function)} can not be traced by JAX: {str(error).splitlines()[0]} Write it with "
                     "jax.numpy in place of numpy, or ask for derivatives='numeric'."
                 ) from error
-            warnings.warn(
+            warn(
                 f"{_name(function)} can not be traced by JAX, so its derivatives are had by central "
                 "differences (about 11 digits in the Jacobian, 8 in the second derivatives). Write it with "
                 "jax.numpy for exact ones, or ask for derivatives='numeric' to accept this.",
-                NumericDerivativeWarning,
-                stacklevel=3,
-            )
+                NumericDerivativeWarning)
     _check_start(bound.value(start), function, packing, start)
     return bound
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mlecov.errors import ConvergenceWarning, CovarianceError, InferenceError, SpecificationError
+from mlecov.errors import ConvergenceWarning, CovarianceError, InferenceError, SpecificationError, warn
 from mlecov.lazy import lazy
 from mlecov.least_squares import covariances
 from mlecov.least_squares.curvature import (
@@ -233,13 +232,11 @@ def nonlinear_least_squares(
     result = _result(bound, packing, at, record)
     if not record.converged or result.definiteness != "positive definite":
         state = f"stopped by {record.criterion}" if not record.converged else "at a stationary point"
-        warnings.warn(
+        warn(
             f"Nonlinear least squares {state} after {record.evaluations} evaluations, Hessian "
             f"{result.definiteness}. Expected a minimum. Start nearer, raise max_evaluations, or scale the "
             "parameters.",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
+            ConvergenceWarning)
     return result
 
 

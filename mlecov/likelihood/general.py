@@ -349,7 +349,7 @@ class AnalyticEngine(Engine):
             found[j] = extrapolate(quotient, 1.0)
         return value, gradient, 0.5 * (found + found.T)
 
-    def check(self, raw: Array, columns: Columns, n: int, names: tuple[str, ...]) -> None:  # noqa: B027
+    def check(self, raw: Array, columns: Columns, n: int, names: tuple[str, ...]) -> None:
         given = self.scores(raw, columns, n)
         compare_scores(given, NumericEngine(self.call).scores(raw, columns, n), names)
         if self.second is not None:

@@ -60,7 +60,7 @@ HOMES: dict[str, str] = {
 }
 """Model name -> the module of this package that defines it."""
 
-__all__ = [*HOMES, "names"]  # noqa: PLE0604
+__all__ = [*HOMES, "names"]
 
 
 def names() -> list[str]:

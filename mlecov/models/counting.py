@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.errors import BoundaryWarning, CovarianceError
+from mlecov.errors import BoundaryWarning, CovarianceError, warn
 from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.index import Columns, IndexLikelihood
 from mlecov.models.base import Model, least_squares_start, outside
@@ -70,7 +69,7 @@ class BoundedLikelihood(IndexLikelihood):
         assert isinstance(self.model, CountModel)
         found = self.model.boundary(self.predictors(evaluation.theta, 0, self.n_terms), self.columns)
         if found is not None:
-            warnings.warn(f"{self.facts.name}: {found}", BoundaryWarning, stacklevel=5)
+            warn(f"{self.facts.name}: {found}", BoundaryWarning)
 
 
 def bounded(likelihood: IndexLikelihood) -> BoundedLikelihood:

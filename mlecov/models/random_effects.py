@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.errors import QuadratureWarning, SpecificationError, SupportError
+from mlecov.errors import QuadratureWarning, SpecificationError, SupportError, warn
 from mlecov.functions import log_ndtr_derivatives
 from mlecov.kinds import positive
 from mlecov.likelihood.base import Evaluation
@@ -160,15 +159,13 @@ class RandomEffects(UnitLikelihood):
         finer = replace(self, rule=hermite(2 * len(self.rule[0]))).evaluate(evaluation.theta).loglike
         change = abs(finer - evaluation.loglike)
         if change > MOVES:
-            warnings.warn(
+            warn(
                 f"{self.facts.name}: with {2 * len(self.rule[0])} quadrature points instead of "
                 f"{len(self.rule[0])} the "
                 f"log-likelihood moves by {change:.2g}: the integrals are not exact, nor are "
                 "estimates and standard "
                 "errors. Raise nodes= until the log-likelihood stands still (long panels, large sigma).",
-                QuadratureWarning,
-                stacklevel=5,
-            )
+                QuadratureWarning)
 
     def simulate(self, rng: np.random.Generator, theta: Array) -> RandomEffects:
         u = rng.standard_normal(self.n_terms) * np.exp(theta[-1])

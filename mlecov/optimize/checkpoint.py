@@ -54,8 +54,8 @@ class Checkpoint:
             raise DataError(f"{path} is not the state of an optimiser: {error}. Give another path.") from None
         if owner != (found.labels, found.n_terms):
             raise SpecificationError(
-                f"{path} belongs to a fit of {len(owner[0])} parameters to {owner[1]} terms, first {owner[0][0]!r}; this "
-                f"one has {len(found.labels)} and {found.n_terms}. Delete the file, or give another path."
+                f"{path} belongs to a fit of {len(owner[0])} parameters to {owner[1]} terms, first {owner[0][0]!r}; "
+                f"this one has {len(found.labels)} and {found.n_terms}. Delete the file, or give another path."
             )
         found.theta, found.loglike, found.done = theta, loglike, done
         return found
@@ -66,8 +66,8 @@ class Checkpoint:
             return
         if abs(evaluation.loglike - self.loglike) > 1e-9 * max(abs(self.loglike), 1.0):
             raise SpecificationError(
-                f"{self.path}: the log-likelihood there was {self.loglike:.12g}, and is {evaluation.loglike:.12g} now: the "
-                "data or the function have changed. Delete the file to begin anew."
+                f"{self.path}: the log-likelihood there was {self.loglike:.12g}, and is {evaluation.loglike:.12g} now: "
+                "the data or the function have changed. Delete the file to begin anew."
             )
 
     def save(self, theta: Array, loglike: float, iterations: int = 0) -> None:

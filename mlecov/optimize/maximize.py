@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from mlecov.errors import (
     SeparationError,
     SpecificationError,
     suggestion,
+    warn,
 )
 from mlecov.likelihood.base import Evaluation, Likelihood, require_finite
 from mlecov.linalg import describe_direction, describe_singular, try_factor
@@ -332,12 +332,10 @@ def _judge(likelihood: Likelihood, evaluation: Evaluation, record: Record, defin
             "maximum: look at "
             "its sign and for parameters that it does not bound"
         )
-    warnings.warn(
+    warn(
         f"not converged after {record.iterations} iterations: {record.criterion}; g' I^-1 g = "
         f"{record.decrement:.3g}. Standard errors at this point mean nothing; {advice}.",
-        ConvergenceWarning,
-        stacklevel=4,
-    )
+        ConvergenceWarning)
 
 
 def _warn_near_singular(likelihood: Likelihood, evaluation: Evaluation) -> None:
@@ -353,12 +351,10 @@ def _warn_near_singular(likelihood: Likelihood, evaluation: Evaluation) -> None:
     _, vectors = np.linalg.eigh(found.lower @ found.lower.T)
     worst = np.where(np.abs(vectors[:, 0]) < 1e-4, 0.0, vectors[:, 0]) * found.scale
     text = describe_direction(worst / np.abs(worst).max(), likelihood.space.free_labels)
-    warnings.warn(
+    warn(
         f"the information is close to singular (condition number {found.condition:.2g} after scaling): "
         "hardly any "
         f"information along {text}. Standard errors in that direction hold to few digits; drop or combine "
         "the "
         "parameters named, or see fit.diagnose().",
-        IdentificationWarning,
-        stacklevel=5,
-    )
+        IdentificationWarning)
