@@ -79,7 +79,9 @@ def weight_column(options: Mapping[str, Any]) -> tuple[str, WeightKind] | None:
         if value is None:
             continue
         if not isinstance(value, str):
-            raise SpecificationError(f"{key}: with data in a file or on a cluster, name a column of the data.")
+            raise SpecificationError(
+                f"{key}: with data in a file or on a cluster, name a column of the data."
+            )
         return value, kind
     return None
 
@@ -147,7 +149,8 @@ def _used(source: Source, words: list[str], probe: Callable[[Table], Rows]) -> t
     names = mentioned(source.names, words)
     if not names:
         raise DataError(
-            f"none of the columns of the data is named by the formula or the function. Columns: {', '.join(source.names)}."
+            "none of the columns of the data is named by the formula or the function. Columns: "
+            f"{', '.join(source.names)}."
         )
     try:
         with warnings.catch_warnings():
@@ -175,7 +178,9 @@ def _verify_blocks(template: Likelihood, maker: BlockMaker, found: Survey) -> No
     count = min(half, 2_000)
     part = maker.make(take(found.sample, slice(0, count)))
     theta = template.start()
-    theta = theta + 0.05 * np.random.default_rng(3).standard_normal(len(theta)) * np.maximum(np.abs(theta), 0.1)
+    theta = theta + 0.05 * np.random.default_rng(3).standard_normal(len(theta)) * np.maximum(
+        np.abs(theta), 0.1
+    )
     left = part.evaluate(theta, order=0).loglike_obs
     right = template.subset(np.arange(count)).evaluate(theta, order=0).loglike_obs
     assert left is not None and right is not None
@@ -183,8 +188,8 @@ def _verify_blocks(template: Likelihood, maker: BlockMaker, found: Survey) -> No
     different = np.abs(left - right)[both] > 1e-9 * (1 + np.abs(right[both]))
     if different.any():
         raise SpecificationError(
-            "a row's regressors depend on other rows: a formula such as center(x), scale(x), bs(x) or x - x.mean() reads "
-            "whole columns, which a block is not. Compute that column into the file first."
+            "a row's regressors depend on other rows: a formula such as center(x), scale(x), bs(x) or x - x.mean() "
+            "reads whole columns, which a block is not. Compute that column into the file first."
         )
 
 

@@ -84,10 +84,15 @@ def test_bounded_parameters_and_data_made_anew() -> None:
         return {**frame, "y": 1 + 2 * frame["x"] + 0.5 * rng.normal(size=60)}
 
     found = monte_carlo(
-        simulate, lambda data: ml.models.gaussian("y ~ x", data), ["oim"], 400, 1, truth={"mu": [1.0, 2.0], "sigma": 0.5}
+        simulate,
+        lambda data: ml.models.gaussian("y ~ x", data),
+        ["oim"],
+        400,
+        1,
+        truth={"mu": [1.0, 2.0], "sigma": 0.5},
     )
     assert found.labels[-1] == "sigma"
-    # ML's sigma: E = sigma sqrt(2/n) gamma(n/2 - 1/2 ...) about sigma (1 - (k + 0.5) / (2 n))
+    # ML's sigma is too small by about sigma (k + 1/2) / (2 n), k = 2 coefficients
     assert found.bias[-1] == pytest.approx(-0.5 * 2.5 / 120, abs=4 * found.bias_error[-1])
     assert 0.88 < found.coverage[0, -1] < 0.97
     assert (found.size[0, -1], found.coverage[0, -1]) != (1.0, 0.0)
@@ -134,8 +139,10 @@ def test_refusals() -> None:
 @pytest.mark.filterwarnings("default")
 def test_over_dask(study: MonteCarlo, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr("mlecov.montecarlo.ROWS", 20_000)
-    with distributed.Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+    monkeypatch.setattr("mlecov.montecarlo.study.ROWS", 20_000)
+    with distributed.Client(
+        processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None
+    ) as client:
         found = probit().monte_carlo(["oim"], reps=300, seed=4, client=client)
     np.testing.assert_allclose(found.replications.estimates, study.replications.estimates[:300], atol=1e-10)
     assert callable(run_batch)

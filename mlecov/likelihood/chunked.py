@@ -16,16 +16,16 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from mlecov.data import Rows, Table, Weights, WeightKind
+from mlecov.data import Rows, Table, WeightKind, Weights
 from mlecov.errors import CovarianceError, SpecificationError
 from mlecov.likelihood.base import Curvature, Evaluation, Facts, Likelihood, no_expected_information
 from mlecov.likelihood.chunked_blocks import (
     BlockMaker,
+    curvature_block,
     evaluate_block,
     gram_block,
     group_block,
     information_block,
-    curvature_block,
     left_block,
     look_up,
     rows_of,
@@ -71,7 +71,9 @@ class ChunkedLikelihood(Likelihood):
         object.__setattr__(self, "space", self.template.space)
         facts = self.template.facts
         extra = {"source": type(self.source).__name__, "blocks_read": len(self.survey.kept)}
-        object.__setattr__(self, "facts", Facts(facts.name, f"{facts.engine}, streamed", facts.outcome, extra))
+        object.__setattr__(
+            self, "facts", Facts(facts.name, f"{facts.engine}, streamed", facts.outcome, extra)
+        )
         object.__setattr__(self, "bounds", np.r_[0, np.cumsum(self.survey.kept)])
         table = FileTable(dict.fromkeys(self.source.names), self.survey.n_kept, None, self.read)
         object.__setattr__(self, "rows", FileRows(table))
@@ -142,13 +144,18 @@ class ChunkedLikelihood(Likelihood):
         order = max(order, 1) if scores else order
         keep = order == 0 and self.n_terms <= KEPT_TERMS
         parts = self.map(
-            evaluate_block, lambda i: (theta, order, scores and weights is None, keep, self.sliced(weights, i))
+            evaluate_block,
+            lambda i: (theta, order, scores and weights is None, keep, self.sliced(weights, i)),
         )
         loglike, sums, terms = 0.0, None, []
         for value, matrices, contributions in parts:
             loglike += value
             terms.append(contributions)
-            sums = matrices if sums is None else [None if a is None else a + b for a, b in zip(sums, matrices, strict=True)]
+            sums = (
+                matrices
+                if sums is None
+                else [None if a is None else a + b for a, b in zip(sums, matrices, strict=True)]
+            )
         assert sums is not None
         gradient, hessian, meat = sums
         found = ChunkedScores(self, theta, meat) if scores else None
@@ -187,7 +194,9 @@ class ChunkedLikelihood(Likelihood):
         for low in range(0, n_groups, batch):
             high = min(low + batch, n_groups)
             total = np.zeros((high - low, k, k))
-            arguments = [(theta, self.sliced(codes, i), low, high, kind) for i in range(len(self.survey.kept))]
+            arguments = [
+                (theta, self.sliced(codes, i), low, high, kind) for i in range(len(self.survey.kept))
+            ]
             for groups, blocks in self.map(curvature_block, arguments.__getitem__):
                 total[groups] += blocks
             yield np.arange(low, high, dtype=np.intp), total
@@ -311,5 +320,7 @@ class ChunkedScores(Scores):
                 "the file by group and time; it is then read in order."
             )
         own = self.weights
-        dense = DenseScores(self.to_dense(), None if own is None else Weights(np.asarray(own.values), own.kind))
+        dense = DenseScores(
+            self.to_dense(), None if own is None else Weights(np.asarray(own.values), own.kind)
+        )
         return dense.ordered(order)

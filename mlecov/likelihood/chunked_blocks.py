@@ -101,7 +101,8 @@ class BlockMaker:
         try:
             made = cut(self.door(concatenate([narrow, self.cover], self.categories)), n)
         except MlecovError as error:
-            raise type(error)(f"in a block of {n} rows of streamed data (rows are counted from its first): {error}") from None
+            where = f"in a block of {n} rows of streamed data (rows are counted from its first)"
+            raise type(error)(f"{where}: {error}") from None
         if made.space.labels != self.labels:
             raise SpecificationError(
                 f"a block of the data makes the parameters {made.space.labels}; the others have {self.labels}."
@@ -120,7 +121,14 @@ def cut(likelihood: Likelihood, n: int) -> Likelihood:
     if isinstance(likelihood, GeneralLikelihood):
         columns = {name: values[:n] for name, values in likelihood.columns.items()}
         return replace(
-            likelihood, rows=rows, weights=weights, facts=facts, columns=columns, count=n, resubset=None, design=None
+            likelihood,
+            rows=rows,
+            weights=weights,
+            facts=facts,
+            columns=columns,
+            count=n,
+            resubset=None,
+            design=None,
         )
     assert isinstance(likelihood, IndexLikelihood)
     dense = isinstance(likelihood.design, DenseDesign)
@@ -130,7 +138,9 @@ def cut(likelihood: Likelihood, n: int) -> Likelihood:
         weights=weights,
         facts=facts,
         design=DenseDesign(likelihood.design.matrix[:n]) if dense else likelihood.design.take(np.arange(n)),  # type: ignore
-        equations=tuple(e if e.offset is None else replace(e, offset=e.offset[:n]) for e in likelihood.equations),
+        equations=tuple(
+            e if e.offset is None else replace(e, offset=e.offset[:n]) for e in likelihood.equations
+        ),
         columns={name: values[:n] for name, values in likelihood.columns.items()},
     )
 
@@ -170,8 +180,8 @@ def evaluate_block(
         return 0.0, [*zeros[:2], np.zeros((k, k)) if scores else None], np.empty(0) if keep else None
     found = block.likelihood.evaluate(theta, order=order, scores=scores, weights=block.term_weights(weights))
     meat = None if found.scores is None else block.cut(found.scores).meat()
-    terms = found.loglike_obs
-    return found.loglike, [found.gradient, found.hessian, meat], terms[: block.count] if keep and terms is not None else None
+    terms = found.loglike_obs[: block.count] if keep and found.loglike_obs is not None else None
+    return found.loglike, [found.gradient, found.hessian, meat], terms
 
 
 def gram_block(block: Block, theta: Array, power: int, weights: Array | None) -> Array:
@@ -218,7 +228,11 @@ def left_block(block: Block, theta: Array, W: Array) -> Array:
 
 def information_block(block: Block, theta: Array) -> Array:
     """Return the expected information (k, k)."""
-    return np.zeros((len(theta), len(theta))) if block.likelihood is None else block.likelihood.information(theta)
+    return (
+        np.zeros((len(theta), len(theta)))
+        if block.likelihood is None
+        else block.likelihood.information(theta)
+    )
 
 
 def curvature_block(

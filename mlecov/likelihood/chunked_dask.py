@@ -33,7 +33,7 @@ class DaskSource(Source):
     client: Any
 
     @cached_property
-    def n_rows(self) -> int:  # type: ignore[override]
+    def n_rows(self) -> int:
         """Number of rows, counted by the workers."""
         return sum(self.map(count_rows, self.names[:1]))
 
@@ -72,7 +72,8 @@ class DaskBlocks(Held):
 
     def map(self, function: Callable[..., Any], arguments: Callable[[int], tuple[Any, ...]]) -> Iterator[Any]:
         waiting = [
-            self.client.submit(function, block, *arguments(i), pure=False) for i, block in enumerate(self.futures)
+            self.client.submit(function, block, *arguments(i), pure=False)
+            for i, block in enumerate(self.futures)
         ]
         return in_order(self.client, waiting)
 

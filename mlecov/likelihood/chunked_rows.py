@@ -102,11 +102,12 @@ class FileTable(Table):
     columns: Mapping[str, Any]
     n_rows: int
     labels: Any = None
-    read: ReadColumn = cast(ReadColumn, None)
+    read: ReadColumn | None = None
 
     def raw(self, name: str) -> npt.NDArray[Any]:
         if name not in self.columns:
             raise DataError(f"no column {name!r} in the data.{suggestion(name, list(self.columns))}")
+        assert self.read is not None
         return np.concatenate([np.asarray(to_numpy(part)) for part in self.read(name)])
 
     def frame(self, names: Iterable[str]) -> Any:
@@ -126,7 +127,7 @@ class FileRows(Rows):
         The G labels are held in memory, the n codes are not; `values` may be an array (n,) as well.
         """
         table = self.table
-        if not isinstance(values, str) or not isinstance(table, FileTable):
+        if not isinstance(values, str) or not isinstance(table, FileTable) or table.read is None:
             return super().codes(values, what)
         if values not in table:
             table.raw(values)

@@ -217,7 +217,12 @@ class Part:
         count = 0
         for fragment in self.fragments:
             batches = fragment.to_batches(
-                schema=self.schema, columns=list(names), batch_size=self.rows, batch_readahead=1, fragment_readahead=1
+                schema=self.schema,
+                columns=list(names),
+                batch_size=self.rows,
+                batch_readahead=1,
+                fragment_readahead=1,
+                **_local_options(fragment),
             )
             for batch in batches:
                 held.append(batch)
@@ -273,7 +278,7 @@ class FileSource(Source):
                 yield fragment, int(fragment.count_rows())
 
     @cached_property
-    def n_rows(self) -> int:  # type: ignore[override]
+    def n_rows(self) -> int:
         """Number of rows, from the files' own records."""
         return int(self.dataset.count_rows())
 
@@ -288,7 +293,12 @@ class FileSource(Source):
         return Reread(self, function, tuple(names), getattr(function, "threads", True))
 
     def head(self, names: Sequence[str], rows: int) -> Table:
-        return table_of_arrow(self.dataset.head(rows, columns=list(names)))
+        found: list[Table] = []
+        for table in self._tables(names):  # not dataset.head(), which reads far ahead
+            found.append(take(table, slice(0, rows - sum(t.n_rows for t in found))))
+            if sum(t.n_rows for t in found) >= rows:
+                break
+        return concatenate(found, {})
 
 
 @dataclass(frozen=True)
@@ -302,7 +312,20 @@ class Reread(Held):
 
     def map(self, function: Callable[..., Any], arguments: Callable[[int], tuple[Any, ...]]) -> Iterator[Any]:
         tables = read_ahead(self.source._tables(self.names))
-        return map_in_order(lambda i, table: function(self.function(table), *arguments(i)), tables, self.threads)
+        return map_in_order(
+            lambda i, table: function(self.function(table), *arguments(i)), tables, self.threads
+        )
+
+
+def _local_options(fragment: Any) -> dict[str, Any]:
+    """Return options that read a local Parquet file with little memory; remote ones are fetched ahead."""
+    if (
+        not isinstance(fragment, ds.ParquetFileFragment)
+        or type(fragment.filesystem).__name__ != "LocalFileSystem"
+    ):
+        return {}
+    options = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
+    return {"use_threads": False, "fragment_scan_options": options}
 
 
 def open_files(data: Any, block_rows: int = BLOCK_ROWS) -> FileSource:
@@ -317,8 +340,8 @@ def open_files(data: Any, block_rows: int = BLOCK_ROWS) -> FileSource:
         path = Path(data)
         if not path.exists():
             raise DataError(
-                f"there is no file or folder {str(path)!r}.{suggestion(path.name, _siblings(path))} data= takes a frame, "
-                "a dict of arrays, or the path of a Parquet file or folder."
+                f"there is no file or folder {str(path)!r}.{suggestion(path.name, _siblings(path))} data= takes "
+                "a frame, a dict of arrays, or the path of a Parquet file or folder."
             )
         try:
             data = ds.dataset(str(path), format="parquet", partitioning="hive")

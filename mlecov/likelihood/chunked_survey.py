@@ -7,7 +7,6 @@ cut off again), they give it the same columns, categories and limits as the whol
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlecov.data import Table, is_missing
-from mlecov.errors import DataError, MissingDataWarning, listing
+from mlecov.errors import DataError, MissingDataWarning, listing, warn
 from mlecov.lazy import lazy
 from mlecov.likelihood.chunked_source import Source, complete, concatenate, take
 
@@ -106,12 +105,12 @@ class Surveyor:
             sample = take(kept, np.random.default_rng(seed).random(kept.n_rows) < self.share)
         total = 0.0 if self.weight is None else float(np.sum(kept.raw(self.weight), dtype=float))
         categories = {
-            name: values.cat.categories for name, values in kept.columns.items() if str(values.dtype) == "category"
+            name: values.cat.categories
+            for name, values in kept.columns.items()
+            if str(values.dtype) == "category"
         }
         cover = take(kept, cover_rows(kept, self.coded))
-        return Survey(
-            (table.n_rows,), (kept.n_rows,), missing, total, sample, cover, categories, self.coded
-        )
+        return Survey((table.n_rows,), (kept.n_rows,), missing, total, sample, cover, categories, self.coded)
 
 
 def _digest(table: Table) -> int:
@@ -184,12 +183,10 @@ def survey(
                 f"missing values in {counts}; {result.lost} of {sum(result.rows)} rows. Clean the data, or say "
                 "missing='drop'."
             )
-        warnings.warn(
+        warn(
             f"{result.lost} of {sum(result.rows)} rows dropped: missing values in {counts}.",
             MissingDataWarning,
-            stacklevel=5,
         )
     if not result.n_kept:
         raise DataError(f"no terms are left of {sum(result.rows)} rows: every one has a missing value.")
     return result
-

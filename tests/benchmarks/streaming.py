@@ -70,7 +70,9 @@ def main() -> None:
     if given.read:
         timed("reading the file once", lambda: read_once(given.path))
         return
-    subprocess.run([sys.executable, __file__, str(given.path), "--read"], check=True)  # its memory is not ours
+    subprocess.run(
+        [sys.executable, __file__, str(given.path), "--read"], check=True
+    )  # its memory is not ours
     if not given.workers:
         measure(given.path, given.path)
         return

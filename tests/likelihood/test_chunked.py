@@ -79,7 +79,9 @@ def same(streamed: ml.Fit, whole: ml.Fit, specs: list = SPECS) -> None:
     for spec in specs:
         ours, theirs = streamed.cov(spec), whole.cov(spec)
         size = np.sqrt(np.diag(theirs.matrix))
-        np.testing.assert_allclose(ours.matrix / np.outer(size, size), theirs.matrix / np.outer(size, size), atol=1e-10)
+        np.testing.assert_allclose(
+            ours.matrix / np.outer(size, size), theirs.matrix / np.outer(size, size), atol=1e-10
+        )
         assert ours.label == theirs.label
 
 
@@ -94,7 +96,13 @@ def test_every_covariance_as_in_memory(frame: pd.DataFrame, path: str) -> None:
 @pytest.mark.parametrize("kind", ["frequency", "probability", "analytic"])
 def test_weights(frame: pd.DataFrame, path: str, kind: str) -> None:
     weights = {f"{kind}_weights": "w"}
-    specs = ["opg", "robust", "HC1", Cluster("firm"), *([] if kind == "frequency" else [HAC("bartlett", lags=3)])]
+    specs = [
+        "opg",
+        "robust",
+        "HC1",
+        Cluster("firm"),
+        *([] if kind == "frequency" else [HAC("bartlett", lags=3)]),
+    ]
     streamed = ml.fit(ml.models.probit("y ~ x + region", blocks(path), **weights))
     same(streamed, ml.fit(ml.models.probit("y ~ x + region", frame, **weights)), specs)
     np.testing.assert_allclose(
@@ -123,20 +131,29 @@ def test_models(frame: pd.DataFrame, path: str, name: str) -> None:
     model = getattr(ml.models, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the models themselves
-        streamed, whole = ml.fit(model(formula, blocks(path), **options)), ml.fit(model(formula, frame, **options))
+        streamed, whole = (
+            ml.fit(model(formula, blocks(path), **options)),
+            ml.fit(model(formula, frame, **options)),
+        )
     same(streamed, whole, ["oim", "opg", "robust", Cluster("firm")])
 
 
 def test_many_categories_stay_sparse(path: str, frame: pd.DataFrame) -> None:
     streamed = ml.models.logit("y ~ x + firm", blocks(path, 400))
     assert not streamed.template.design.is_dense
-    same(ml.fit(streamed), ml.fit(ml.models.logit("y ~ x + firm", frame)), ["opg", "robust", Cluster("clock")])
+    same(
+        ml.fit(streamed), ml.fit(ml.models.logit("y ~ x + firm", frame)), ["opg", "robust", Cluster("clock")]
+    )
 
 
 def test_constraints(frame: pd.DataFrame, path: str) -> None:
     tie = ["mu[x] = 2 * mu[z]"]
     streamed = ml.fit(ml.models.logit("y ~ x + z", blocks(path)), constraints=tie)
-    same(streamed, ml.fit(ml.models.logit("y ~ x + z", frame), constraints=tie), ["opg", "robust", Cluster("firm")])
+    same(
+        streamed,
+        ml.fit(ml.models.logit("y ~ x + z", frame), constraints=tie),
+        ["opg", "robust", Cluster("firm")],
+    )
 
 
 def normal(wage, mu, sigma):
@@ -170,7 +187,10 @@ def test_numpy_function_by_differences(frame: pd.DataFrame, path: str) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pair = [ml.fit(ml.likelihood(loglike, data, {"mu": ml.linear("x + region")})) for data in (blocks(path), frame)]
+        pair = [
+            ml.fit(ml.likelihood(loglike, data, {"mu": ml.linear("x + region")}))
+            for data in (blocks(path), frame)
+        ]
     same(*pair, ["oim", "opg"])
 
 
@@ -209,7 +229,9 @@ def test_groups_by_array_and_missing_ids(path: str, frame: pd.DataFrame, tmp_pat
     fit = ml.fit(ml.models.logit("y ~ x", blocks(path)))
     by_array = fit.cov(Cluster(frame.firm.to_numpy()))
     np.testing.assert_allclose(by_array.matrix, fit.cov(Cluster("firm")).matrix, rtol=1e-12)
-    frame.assign(firm=frame.firm.where(frame.index != 500)).to_parquet(tmp_path / "m.parquet", row_group_size=128)
+    frame.assign(firm=frame.firm.where(frame.index != 500)).to_parquet(
+        tmp_path / "m.parquet", row_group_size=128
+    )
     other = ml.fit(ml.models.logit("y ~ x", blocks(tmp_path / "m.parquet")))
     with pytest.raises(DataError, match="first 500"):
         other.cov(Cluster("firm"))
@@ -228,14 +250,18 @@ def test_refusals(path: str, frame: pd.DataFrame, tmp_path) -> None:
         ml.likelihood(normal, blocks(path), {"mu": ml.linear("x"), "sigma": ml.positive()}, unit="firm")
     with pytest.raises(SeparabilityError, match="block by block"):
         ml.likelihood(lambda wage, mu: -((wage - jnp.mean(wage) - mu) ** 2), blocks(path), {"mu": 0.0})
-    frame.assign(y=np.where(frame.index == 700, 2.0, frame.y)).to_parquet(tmp_path / "two.parquet", row_group_size=128)
+    frame.assign(y=np.where(frame.index == 700, 2.0, frame.y)).to_parquet(
+        tmp_path / "two.parquet", row_group_size=128
+    )
     with pytest.raises(SupportError, match="must be 0 or 1"):
         ml.models.logit("y ~ x", blocks(tmp_path / "two.parquet"))
     with pytest.raises(SpecificationError, match="not simulated"):
         ml.models.logit("y ~ x", blocks(path)).simulate(np.random.default_rng(0), np.zeros(2))
 
 
-def test_scores_stay_in_the_file(path: str, frame: pd.DataFrame, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_stay_in_the_file(
+    path: str, frame: pd.DataFrame, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fit = ml.fit(ml.models.logit("y ~ x + z", blocks(path)))
     whole = ml.fit(ml.models.logit("y ~ x + z", frame))
     assert not fit.scores.in_memory
@@ -294,7 +320,9 @@ def test_file_vectors_act_as_arrays() -> None:
     vector = FileVector(lambda: [np.array([1.0, 2.0]), np.array([3.0])], 3, float)
     assert (vector.sum(), len(vector), vector[1]) == (6.0, 3, 2.0)
     np.testing.assert_array_equal(2 * vector, [2.0, 4.0, 6.0])
-    np.testing.assert_array_equal(np.array([5, 6, 7, 8])[FileVector(lambda: [np.array([2, 0])], 2, np.intp)], [7, 5])
+    np.testing.assert_array_equal(
+        np.array([5, 6, 7, 8])[FileVector(lambda: [np.array([2, 0])], 2, np.intp)], [7, 5]
+    )
 
 
 # --- Dask ------------------------------------------------------------------------------------------------

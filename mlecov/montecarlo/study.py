@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,9 @@ from mlecov.inference.resample import bootstrap
 from mlecov.inference.table import critical_value, intervals
 from mlecov.lazy import lazy
 from mlecov.likelihood.base import Likelihood
+from mlecov.montecarlo.results import MonteCarlo, Replications, share_error
 from mlecov.optimum import Optimum, Record
 from mlecov.parameters import ParameterSpace
-from mlecov.rendering import Display, Group, number
 
 pd = lazy("pandas")
 
@@ -81,28 +81,6 @@ class Study:
         return self.likelihood(data)
 
 
-@dataclass(frozen=True)
-class Replications:
-    """What some replications gave: estimates (b, m), standard errors (C, b, m), misses and rejections."""
-
-    estimates: Array
-    std_errors: Array
-    covered: Flags
-    rejected: Flags
-    failures: Counter[str]
-
-    @staticmethod
-    def join(parts: Sequence[Replications]) -> Replications:
-        """Return the replications of several batches, one after another."""
-        return Replications(
-            np.concatenate([p.estimates for p in parts]),
-            np.concatenate([p.std_errors for p in parts], axis=1),
-            np.concatenate([p.covered for p in parts], axis=1),
-            np.concatenate([p.rejected for p in parts], axis=1),
-            sum((p.failures for p in parts), Counter[str]()),
-        )
-
-
 def run_batch(study: Study, first: int, last: int) -> Replications:
     """Return replications first ... last - 1: a task of its own, on this machine or another."""
     failures: Counter[str] = Counter()
@@ -126,7 +104,11 @@ def run_batch(study: Study, first: int, last: int) -> Replications:
 
 
 def _one_by_one(
-    drawn: Sequence[Likelihood], batch: Batch, good: npt.NDArray[np.intp], specs: Sequence[Spec], failures: Counter[str]
+    drawn: Sequence[Likelihood],
+    batch: Batch,
+    good: npt.NDArray[np.intp],
+    specs: Sequence[Spec],
+    failures: Counter[str],
 ) -> dict[int, list[tuple[Array, Any]]]:
     """Return {replication: [(standard errors (m,), df), ...]} of the estimators that are not sums alone."""
     found: dict[int, list[tuple[Array, Any]]] = {}
@@ -137,7 +119,10 @@ def _one_by_one(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # counted as what they do to coverage, not said 10,000 times
                 optimum = Optimum(likelihood, theta, likelihood.evaluate(theta, order=2, scores=True), record)
-                made = [bootstrap(optimum, s) if isinstance(s, Bootstrap) else covariance(optimum, s) for s in specs]
+                made = [
+                    bootstrap(optimum, s) if isinstance(s, Bootstrap) else covariance(optimum, s)
+                    for s in specs
+                ]
                 found[int(r)] = [(cov.bse, cov.df) for cov in made]
         except MlecovError as error:
             failures[f"covariance refused: {str(error)[:80]}"] += 1
@@ -155,7 +140,7 @@ def _judged(
 ) -> Replications:
     """Return standard errors, whether intervals hold the truth, and whether its test rejects."""
     thetas = batch.thetas[good]
-    estimates = thetas if space.is_identity else np.stack([space.report(t) for t in thetas]) if len(good) else np.empty((0, space.m))
+    estimates = np.array([space.report(t) for t in thetas]).reshape(len(good), space.m)
     truth = study.truth
     assert truth is not None
     jacobians = None if space.is_identity else [space.jacobian(t) for t in thetas]
@@ -175,7 +160,11 @@ def _judged(
 
 
 def _basic(
-    spec: Basic, batch: Batch, good: npt.NDArray[np.intp], jacobians: list[Array] | None, likelihood: Likelihood
+    spec: Basic,
+    batch: Batch,
+    good: npt.NDArray[np.intp],
+    jacobians: list[Array] | None,
+    likelihood: Likelihood,
 ) -> Array:
     matrices = batch.covariances("robust" if spec.kind == "HC1" else spec.kind)[good]
     if spec.kind == "HC1":
@@ -184,7 +173,9 @@ def _basic(
     if jacobians is None:
         variances = np.diagonal(matrices, axis1=1, axis2=2)
     else:
-        variances = np.array([np.einsum("mk,kl,ml->m", j, v, j) for j, v in zip(jacobians, matrices, strict=True)])
+        variances = np.array(
+            [np.einsum("mk,kl,ml->m", j, v, j) for j, v in zip(jacobians, matrices, strict=True)]
+        )
     with np.errstate(invalid="ignore"):
         return np.sqrt(np.where(variances > 0, variances, np.nan))
 
@@ -196,7 +187,8 @@ def _tested(
     if df is None:
         critical: Any = critical_value(alpha, None)
     else:
-        critical = np.array([np.broadcast_to(critical_value(alpha, d), truth.shape) for d in df]).reshape(estimates.shape)
+        values = [np.broadcast_to(critical_value(alpha, d), truth.shape) for d in df]
+        critical = np.array(values).reshape(estimates.shape)
     with np.errstate(invalid="ignore"):
         rejected = np.abs(estimates - truth) > critical * std_errors
         if all(math.isinf(link.lo) and math.isinf(link.hi) for link in space.interval_links):
@@ -205,175 +197,6 @@ def _tested(
         ends = [intervals(space, e, s, c) for e, s, c in zip(estimates, std_errors, rows, strict=True)]
         lower, upper = np.array([a for a, _ in ends]), np.array([b for _, b in ends])
         return (lower.reshape(estimates.shape) <= truth) & (truth <= upper.reshape(estimates.shape)), rejected
-
-
-@dataclass(frozen=True, eq=False)
-class MonteCarlo:
-    """Results of R fits to simulated data; arrays are (R, m) and (C, R, m) for C covariances.
-
-    `bias`, `empirical` (standard deviations of the estimates), `coverage`, `size` come with Monte
-    Carlo standard errors (`..._error`). `failures` counts fits that are left out, by reason.
-    """
-
-    labels: tuple[str, ...]
-    columns: tuple[str, ...]
-    truth: Array
-    replications: Replications
-    alpha: float
-    seed: int
-    n_terms: int
-    name: str
-    seconds: float
-    requested: int
-    ended: str = ""
-    cache: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def reps(self) -> int:
-        """Replications that were fitted and counted."""
-        return len(self.replications.estimates)
-
-    @property
-    def failures(self) -> dict[str, int]:
-        """Numbers of replications that failed, by reason."""
-        return dict(self.replications.failures)
-
-    @property
-    def bias(self) -> Array:
-        """Mean estimate less the truth (m,)."""
-        return np.asarray(self.replications.estimates.mean(axis=0) - self.truth)
-
-    @property
-    def bias_error(self) -> Array:
-        """Monte Carlo standard error of the bias (m,)."""
-        return self.empirical / math.sqrt(self.reps)
-
-    @property
-    def empirical(self) -> Array:
-        """Standard deviation of the estimates (m,): what standard errors estimate."""
-        return np.asarray(self.replications.estimates.std(axis=0, ddof=1))
-
-    @property
-    def mean_std_errors(self) -> Array:
-        """Root mean square of the estimated standard errors (C, m)."""
-        return np.sqrt(np.mean(self.replications.std_errors**2, axis=1))
-
-    @property
-    def ratio(self) -> Array:
-        """Estimated over empirical standard errors (C, m); below one: too small."""
-        return self.mean_std_errors / self.empirical
-
-    @property
-    def coverage(self) -> Array:
-        """Share of intervals that hold the truth (C, m)."""
-        return np.asarray(self.replications.covered.mean(axis=1))
-
-    @property
-    def coverage_error(self) -> Array:
-        """Monte Carlo standard error of the coverage (C, m)."""
-        return _share_error(self.coverage, self.reps)
-
-    @property
-    def size(self) -> Array:
-        """Share of z or t tests of the truth that reject (C, m)."""
-        return np.asarray(self.replications.rejected.mean(axis=1))
-
-    @property
-    def size_error(self) -> Array:
-        """Monte Carlo standard error of the size (C, m)."""
-        return _share_error(self.size, self.reps)
-
-    def verdict(self) -> str:
-        """Return one sentence on which covariances can be trusted here."""
-        nominal = 1 - self.alpha
-        bar = 3 * math.sqrt(nominal * self.alpha / self.reps)
-        worst = np.nanmax(np.abs(self.coverage - nominal), axis=1)
-        order = np.argsort(worst, kind="stable")
-        shown = ", ".join(f"{self.columns[c]} {100 * worst[c]:.1f}" for c in order)
-        fine = [self.columns[c] for c in order if worst[c] <= bar]
-        start = f"Largest distance of a coverage from {100 * nominal:g}%, in percentage points: {shown}."
-        if not fine:
-            return f"{start} None is within simulation error of the nominal coverage at this n; {self.columns[order[0]]} is nearest."
-        return f"{start} Within simulation error (three standard errors): {', '.join(fine)}."
-
-    def records(self) -> list[dict[str, Any]]:
-        """Return a row per parameter and covariance: the data of a table or a plot."""
-        rows = []
-        for i, label in enumerate(self.labels):
-            for c, column in enumerate(self.columns):
-                rows.append(
-                    {
-                        "term": label,
-                        "covariance": column,
-                        "truth": float(self.truth[i]),
-                        "bias": float(self.bias[i]),
-                        "bias_error": float(self.bias_error[i]),
-                        "empirical_se": float(self.empirical[i]),
-                        "mean_se": float(self.mean_std_errors[c, i]),
-                        "ratio": float(self.ratio[c, i]),
-                        "coverage": float(self.coverage[c, i]),
-                        "coverage_error": float(self.coverage_error[c, i]),
-                        "size": float(self.size[c, i]),
-                        "size_error": float(self.size_error[c, i]),
-                    }
-                )
-        return rows
-
-    def frame(self) -> Any:
-        """Return the records as a pandas DataFrame."""
-        return pd.DataFrame(self.records())
-
-    def display(self, digits: int = 4) -> Display:
-        """Return the table: a group for each parameter, a row for each covariance."""
-        groups = []
-        records = self.records()
-        for i, label in enumerate(self.labels):
-            bias = f"{number(float(self.bias[i]), 2)} ({number(float(self.bias_error[i]), 2)})"
-            truth = f"truth {number(float(self.truth[i]), digits)}"
-            first = ("estimates", number(float(self.empirical[i]), digits), "", truth, f"bias {bias}")
-            own = records[i * len(self.columns) : (i + 1) * len(self.columns)]
-            groups.append(Group(label, (first, *(_row(record) for record in own))))
-        facts = (
-            ("replications", str(self.reps)),
-            ("failed", str(sum(self.failures.values()))),
-            ("terms each", str(self.n_terms)),
-            ("seed", str(self.seed)),
-            ("seconds", f"{self.seconds:.1f}"),
-        )
-        notes = [
-            "estimates: their empirical standard deviation. Monte Carlo standard errors in parentheses.",
-            self.verdict(),
-        ]
-        notes += [f"Left out: {count} ({reason})." for reason, count in self.failures.items()]
-        notes += [self.ended] if self.ended else []
-        shown = f"{100 * (1 - self.alpha):g}%"
-        header = ("", "std. err.", "/ empirical", f"coverage {shown}", f"size {100 * self.alpha:g}%")
-        return Display(f"Monte Carlo: {self.name}", facts, header, tuple(groups), tuple(notes), tuple(records))
-
-    def __str__(self) -> str:
-        return self.display().text()
-
-    def __repr__(self) -> str:
-        return self.display().text()
-
-    def _repr_html_(self) -> str:
-        return self.display().html()
-
-
-def _row(record: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        record["covariance"],
-        number(record["mean_se"], 4),
-        f"{record['ratio']:.3f}",
-        f"{100 * record['coverage']:.1f} ({100 * record['coverage_error']:.1f})",
-        f"{100 * record['size']:.1f} ({100 * record['size_error']:.1f})",
-    )
-
-
-def _share_error(share: Array, count: int) -> Array:
-    """Return sqrt(p (1 - p) / R) with p shrunk so that a share of 0 or 1 is not called certain."""
-    p = (share * count + 2) / (count + 4)
-    return np.asarray(np.sqrt(p * (1 - p) / (count + 4)))
 
 
 def monte_carlo(
@@ -432,7 +255,9 @@ def monte_carlo(
     if reps < 2:
         raise SpecificationError(f"reps={reps}: expected at least 2 replications.")
     if precision is not None and not 0 < precision < 0.5:
-        raise SpecificationError(f"precision={precision!r}: expected a standard error of a share, such as 0.005.")
+        raise SpecificationError(
+            f"precision={precision!r}: expected a standard error of a share, such as 0.005."
+        )
     specs = tuple(parse(estimator) for estimator in estimators)
     if not specs:
         raise SpecificationError("estimators is empty: name at least one covariance, such as 'oim'.")
@@ -452,18 +277,29 @@ def monte_carlo(
             continue
         count = sum(len(p.estimates) for p in parts)
         shares = sum(p.covered.sum(axis=1) for p in parts if len(p.estimates)) / max(count, 1)
-        if count >= FEWEST and _share_error(shares, count).max() <= precision and len(parts) < len(bounds):
+        if count >= FEWEST and share_error(shares, count).max() <= precision and len(parts) < len(bounds):
             ended = f"Ended after {count} of {reps} replications: coverages are known to {precision:g}."
             break
     found = Replications.join([p for p in parts if len(p.estimates)] or parts[:1])
     every = sum((p.failures for p in parts), Counter[str]())
     found = Replications(found.estimates, found.std_errors, found.covered, found.rejected, every)
     if len(found.estimates) < 2:
-        raise SpecificationError(f"no replication could be fitted: {dict(every)}. Look at the truth and at simulate().")
+        raise SpecificationError(
+            f"no replication could be fitted: {dict(every)}. Look at the truth and at simulate()."
+        )
     columns = tuple(spec.column for spec in specs)
     return MonteCarlo(
-        first.space.labels, columns, first.space.report(theta), found, alpha, seed, first.n_terms, first.facts.name,
-        time.perf_counter() - began, reps, ended,
+        first.space.labels,
+        columns,
+        first.space.report(theta),
+        found,
+        alpha,
+        seed,
+        first.n_terms,
+        first.facts.name,
+        time.perf_counter() - began,
+        reps,
+        ended,
     )
 
 
@@ -501,5 +337,7 @@ def _truth(likelihood: Likelihood, truth: Mapping[str, Any] | Array | None) -> A
         return space.pack(truth)
     theta = np.asarray(truth, dtype=float)
     if theta.shape != (space.k,):
-        raise SpecificationError(f"truth has shape {theta.shape}; expected ({space.k},), or a dict of values by name.")
+        raise SpecificationError(
+            f"truth has shape {theta.shape}; expected ({space.k},), or a dict of values by name."
+        )
     return theta
