@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ def differences(function: Any, theta: Array, step: float = 2e-2) -> Array:
             for h in step / 2.0 ** np.arange(5)
         ]
         for order in range(1, 5):
-            column = [(4**order * b - a) / (4**order - 1) for a, b in zip(column, column[1:], strict=False)]
+            column = [(4**order * b - a) / (4**order - 1) for a, b in itertools.pairwise(column)]
         found.append(column[0])
     return np.array(found)
 
@@ -126,7 +127,8 @@ def test_exchanging_hidden_units_exchanges_their_standard_errors(lik: Likelihood
 
 def test_two_units_alike_are_refused_along_the_difference_of_their_weights(lik: Likelihood) -> None:
     tied = ["W[0,0] = W[1,0]", "W[0,1] = W[1,1]", "b[0] = b[1]"]
-    with pytest.raises(IdentificationError, match=r"(?s)1 of 6.*no information along [+-]1\*v\[\d\] [+-]1\*v\[\d\]"):
+    along = r"(?s)1 of 6.*no information along [+-]1\*v\[\d\] [+-]1\*v\[\d\]"
+    with pytest.raises(IdentificationError, match=along):
         ml.fit(lik, start={"v": np.array([1.5, 0.5])}, constraints=tied)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -29,6 +30,16 @@ class Spec:
     def column(self) -> str:
         """Short text that heads a column of standard errors."""
         return self.name
+
+    def under(self, small_sample: str) -> Spec:
+        """Return the request under a small-sample convention; one that it names itself stays."""
+        check_convention(small_sample)
+        own = {field.name: getattr(self, field.name) for field in fields(self)}.get("small_sample")
+        if own != "default" or small_sample == "default":
+            return self
+        found = copy.copy(self)
+        object.__setattr__(found, "small_sample", small_sample)
+        return found
 
 
 def check_convention(small_sample: str) -> None:

@@ -136,7 +136,7 @@ def parse(request: Any, small_sample: str = "default") -> Spec:
         For unknown names (the known ones are listed) and for names that need arguments.
     """
     if isinstance(request, Spec):
-        return request
+        return request.under(small_sample)
     if isinstance(request, type) and issubclass(request, Spec):
         example = NEEDS_ARGUMENTS.get(request.__name__.lower(), f"ml.{request.__name__}(...)")
         raise CovarianceError(

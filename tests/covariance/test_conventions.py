@@ -1,0 +1,38 @@
+"""A small-sample convention reaches requests that are given as specs, not only those given by name."""
+
+from __future__ import annotations
+
+import pytest
+
+import mlecov as ml
+from mlecov.errors import CovarianceError
+
+
+@pytest.fixture(scope="module")
+def fit() -> ml.Fit:
+    frame = {"docvis": [0.0, 2, 1, 4, 3, 0, 5, 2], "x": [1.0, 2, 1, 3, 3, 0, 4, 1]}
+    return ml.fit(ml.models.poisson("docvis ~ x", frame))
+
+
+GROUPS = [0, 0, 0, 1, 1, 2, 2, 2]
+FACTORS = {"none": 1.0, "stata": 3 / 2, "sandwich": 3 / 2, "statsmodels": 3 / 2 * 7 / 6, "fixest": 3 / 2 * 7 / 6}
+
+
+@pytest.mark.filterwarnings("ignore::mlecov.MlecovWarning")
+@pytest.mark.parametrize("convention", list(FACTORS))
+def test_the_convention_of_the_call_reaches_a_spec(fit: ml.Fit, convention: str) -> None:
+    plain = fit.cov(ml.Cluster(GROUPS, type="CR0")).matrix
+    found = fit.cov(ml.Cluster(GROUPS), small_sample=convention)
+    assert found.matrix == pytest.approx(FACTORS[convention] * plain, rel=1e-13)
+    assert fit.compare([ml.Cluster(GROUPS)], small_sample=convention).covariances[0].label == found.label
+
+
+@pytest.mark.filterwarnings("ignore::mlecov.MlecovWarning")
+def test_a_convention_that_the_spec_names_stays(fit: ml.Fit) -> None:
+    named = ml.Cluster(GROUPS, small_sample="none")
+    assert fit.cov(named, small_sample="stata").label == fit.cov(named).label
+
+
+def test_an_unknown_convention_is_refused(fit: ml.Fit) -> None:
+    with pytest.raises(CovarianceError, match="stat"):
+        fit.cov(ml.Cluster(GROUPS), small_sample="stat")
