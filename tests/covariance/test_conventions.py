@@ -15,7 +15,7 @@ def fit() -> ml.Fit:
 
 
 GROUPS = [0, 0, 0, 1, 1, 2, 2, 2]
-FACTORS = {"none": 1.0, "stata": 3 / 2, "sandwich": 3 / 2, "statsmodels": 3 / 2 * 7 / 6, "fixest": 3 / 2 * 7 / 6}
+FACTORS = {"none": 1, "stata": 3 / 2, "sandwich": 3 / 2, "statsmodels": 7 / 4, "fixest": 7 / 4}
 
 
 @pytest.mark.filterwarnings("ignore::mlecov.MlecovWarning")
