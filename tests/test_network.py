@@ -1,4 +1,4 @@
-"""A small neural network as a likelihood: its gradient and its maximum by three ways each; its singularities."""
+"""A small neural network as a likelihood: its gradient and maximum by three ways each; its singularities."""
 
 from __future__ import annotations
 
