@@ -6,6 +6,7 @@ not depend on the number of cores.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -47,6 +48,11 @@ def _pool(process: int) -> ThreadPoolExecutor:
 def single_threaded() -> Any:
     """Return a context in which the BLAS uses one thread: small blocks lose by sharing."""
     return _controller().limit(limits=1, user_api="blas")
+
+
+def small_blocks(n: int) -> Any:
+    """Return the context for work on n rows block by block: a single-threaded BLAS where n is large."""
+    return single_threaded() if n > SMALL else contextlib.nullcontext()
 
 
 def map_parts(function: Callable[[int, int], T], n: int, threads: bool = True) -> list[T]:

@@ -28,7 +28,8 @@ from mlecov.likelihood.base import (
     no_expected_information,
 )
 from mlecov.likelihood.design import DenseDesign, Design, Equation
-from mlecov.likelihood.scores import BLOCK, Codes, IndexScores
+from mlecov.likelihood.index_scores import IndexScores
+from mlecov.likelihood.scores import BLOCK, Codes
 from mlecov.linalg import describe_direction
 from mlecov.parallel import map_parts
 from mlecov.parameters import ParameterSpace

@@ -15,19 +15,20 @@ analytic        w^2                    w s
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from mlecov.data import Weights
 from mlecov.lazy import lazy
-from mlecov.likelihood.design import DenseDesign, Design, Equation
 from mlecov.likelihood.lags import band_gram, fourier_filter, triangles, window_gram
+from mlecov.parallel import small_blocks
 
 sparse = lazy("scipy.sparse")
 
@@ -39,6 +40,20 @@ BLOCK = 4096
 
 BAND = 400
 """Lags up to which banded products beat Fourier transforms."""
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def in_small_blocks(method: Method) -> Method:
+    """Run a reduction with a single-threaded BLAS where the terms are many: its blocks are small."""
+
+    @functools.wraps(method)
+    def run(self: Scores, *arguments: Any, **named: Any) -> Any:
+        with small_blocks(self.n_terms):
+            return method(self, *arguments, **named)
+
+    return cast(Method, run)
 
 
 class Scores(ABC):
@@ -79,7 +94,10 @@ class Scores(ABC):
 
     def gram(self, other: Scores | None = None, power: int = 1, weights: Array | None = None) -> Array:
         """Return S' diag(w^power) T, shape (k, k_T); `weights` (n,) replaces w^power; T defaults to S."""
-        w = self.term_weights(power) if weights is None else weights
+        return self._gram(other, self.term_weights(power) if weights is None else weights)
+
+    @in_small_blocks
+    def _gram(self, other: Scores | None, w: Array | None) -> Array:
         if other is None:
             total = np.zeros((self.k, self.k))
             if w is not None and w.min(initial=0) >= 0:
@@ -111,6 +129,7 @@ class Scores(ABC):
             add_group_sums(total, codes[start:stop], rows)
         return total
 
+    @in_small_blocks
     def group_gram(self, codes: Codes, n_groups: int, group_weights: Array | None = None) -> Array:
         """Return sum_g a_g t_g t_g', t_g the sum of w s over group g: (k, k), a_g = 1 by default.
 
@@ -137,6 +156,7 @@ class Scores(ABC):
             total += _outer(sums, None if group_weights is None else group_weights[chosen])
         return total
 
+    @in_small_blocks
     def kernel_gram(self, kernel_weights: Array, breaks: Codes | None = None) -> Array:
         """Return sum over |i - j| <= L of kernel_weights[|i - j|] w_i w_j s_i s_j', shape (k, k).
 
@@ -166,6 +186,7 @@ class Scores(ABC):
             return self
         return OrderedScores(self, order)
 
+    @in_small_blocks
     def left(self, W: Array) -> Array:
         """Return W diag(w) S for W of shape (R, n), dense or scipy's sparse csr or csc: (R, k)."""
         total = np.zeros((W.shape[0], self.k))
@@ -173,6 +194,7 @@ class Scores(ABC):
             total += W[:, start:stop] @ rows
         return total
 
+    @in_small_blocks
     def right(self, V: Array) -> Array:
         """Return S V for V of shape (k, m) or (k,), unweighted: (n, m) or (n,)."""
         return np.concatenate([rows @ V for _, _, rows in self.blocks()])
@@ -369,115 +391,3 @@ class OrderedScores(Scores):
 
     def take(self, terms: npt.NDArray[np.intp]) -> OrderedScores:
         return OrderedScores(self.base, self.order[terms])
-
-
-@dataclass(frozen=True)
-class IndexScores(Scores):
-    """Scores of an index likelihood: row derivatives l1 (E, n) times the designs, never formed.
-
-    s_i = (l1[0, i] x_0i, ..., l1[E - 1, i] x_Ei), where x_ei is row i of equation e's design.
-    Equations may share coefficients: their parts then add up in the same columns.
-    """
-
-    design: Design
-    equations: tuple[Equation, ...]
-    first: Array
-    k: int
-    weights: Weights | None = None
-
-    @property
-    def n_terms(self) -> int:  # type: ignore[override]
-        return int(self.first.shape[1])
-
-    @cached_property
-    def _shared(self) -> bool:
-        """Whether equations share coefficients, so that their parts add up."""
-        taken = np.zeros(self.k, dtype=int)
-        for equation in self.equations:
-            taken[equation.start : equation.stop] += 1
-        return bool((taken != 1).any())
-
-    def blocks(self) -> Iterator[tuple[int, int, Array]]:
-        step = BLOCK if self.design.is_dense else max(BLOCK // 8, 1)
-        for start in range(0, max(self.n_terms, 1), step):
-            stop = min(start + step, self.n_terms)
-            rows = self.design.rows(start, stop)
-            block = np.zeros((stop - start, self.k)) if self._shared else np.empty((stop - start, self.k))
-            for equation, first in zip(self.equations, self.first[:, start:stop], strict=True):
-                place = block[:, equation.start : equation.stop]
-                factor = 1.0 if equation.columns is None else rows[:, equation.columns]
-                if self._shared:
-                    place += factor * first[:, None]
-                else:
-                    np.multiply(factor, first[:, None], out=place)
-            yield start, stop, block
-
-    def take(self, terms: npt.NDArray[np.intp]) -> IndexScores:
-        return replace(
-            self,
-            design=self.design.take(terms),
-            equations=tuple(equation.take(terms) for equation in self.equations),
-            first=self.first[:, terms],
-            weights=None if self.weights is None else self.weights.take(terms),
-        )
-
-    def gram(self, other: Scores | None = None, power: int = 1, weights: Array | None = None) -> Array:
-        if other is not None or self.design.is_dense or self._shared:
-            return super().gram(other, power, weights)
-        w = self.term_weights(power) if weights is None else weights
-        total = np.zeros((self.k, self.k))
-        for i, left in enumerate(self.equations):
-            for j, right in enumerate(self.equations[i:], start=i):
-                product = self.first[i] * self.first[j]
-                block = self.design.sandwich(product if w is None else product * w, left, right)
-                total[left.start : left.stop, right.start : right.stop] = block
-                total[right.start : right.stop, left.start : left.stop] = block.T
-        return total
-
-    def _sparse_left(self, matrix: Any) -> Array:
-        """Return M diag(w) S for a sparse M (G, n): each equation's derivatives ride on the entries of M."""
-        w = self.term_weights()
-        total = np.zeros((matrix.shape[0], self.k))
-        for equation, first in zip(self.equations, self.first, strict=True):
-            values = first if w is None else first * w
-            place = total[:, equation.start : equation.stop]
-            if equation.columns is None:
-                place += (matrix @ values)[:, None]
-                continue
-            weighed = scale_columns(matrix, values)
-            if isinstance(self.design, DenseDesign):
-                # Over the whole union: the columns of one equation alone would have to be copied.
-                place += (weighed @ self.design.matrix)[:, equation.columns]
-            else:
-                place += self.design.left(weighed.tocsr(), equation)
-        return total
-
-    def _scaled(self, factors: Array) -> IndexScores:
-        return replace(self, first=self.first * factors, weights=None)
-
-    def group_sums(self, codes: Codes, n_groups: int) -> Array:
-        if isinstance(self.design, DenseDesign) and not self.design.matrix.flags.c_contiguous:
-            return super().group_sums(codes, n_groups)
-        return self._sparse_left(selector(codes, n_groups, None))
-
-    def left(self, W: Array) -> Array:
-        if sparse.issparse(W):
-            return self._sparse_left(W)
-        if self.design.is_dense:
-            return super().left(W)
-        w = self.term_weights()
-        total = np.zeros((len(W), self.k))
-        for equation, first in zip(self.equations, self.first, strict=True):
-            weighed = W * (first if w is None else first * w)
-            total[:, equation.start : equation.stop] += [
-                self.design.transpose_dot(row, equation) for row in weighed
-            ]
-        return total
-
-    def right(self, V: Array) -> Array:
-        flat = V[:, None] if V.ndim == 1 else V
-        total = np.zeros((self.n_terms, flat.shape[1]))
-        for equation, first in zip(self.equations, self.first, strict=True):
-            part = flat[equation.start : equation.stop]
-            total += first[:, None] * self.design.dot(part, equation)
-        return total[:, 0] if V.ndim == 1 else total

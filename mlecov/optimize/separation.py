@@ -24,7 +24,8 @@ from mlecov.kinds import Ordered
 from mlecov.lazy import lazy
 from mlecov.likelihood.base import Likelihood, Restricted
 from mlecov.likelihood.index import IndexLikelihood
-from mlecov.likelihood.scores import IndexScores, Scores
+from mlecov.likelihood.index_scores import IndexScores
+from mlecov.likelihood.scores import Scores
 
 optimization = lazy("scipy.optimize")
 sparse = lazy("scipy.sparse")
