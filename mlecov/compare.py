@@ -112,7 +112,9 @@ class Comparison:
         if below:
             groups.append(Group(f"ratio of standard errors to {self.columns[0]}", tuple(below)))
         pairs = zip(self.columns, self.covariances, strict=True)
-        notes = [c.label + "." if c.label.startswith(f"{name},") else f"{name}: {c.label}." for name, c in pairs]
+        notes = [
+            c.label + "." if c.label.startswith(f"{name},") else f"{name}: {c.label}." for name, c in pairs
+        ]
         notes.append(f"Information ratio tr(I^-1 S'S)/k = {self.ratio:.3f} (1 if the model is right).")
         sentence = self.sentence()
         if sentence:

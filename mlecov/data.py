@@ -375,7 +375,8 @@ def screen(
         kept = np.flatnonzero(~lost)
         warn(
             f"{int(lost.sum())} of {table.n_rows} rows dropped: missing values in {counts}.",
-            MissingDataWarning)
+            MissingDataWarning,
+        )
     n_rows = table.n_rows if kept is None else len(kept)
     if n_rows - drop_first <= 0:
         raise DataError(f"no terms are left: {n_rows} rows, of which the first {drop_first} are dropped.")

@@ -246,9 +246,19 @@ class ParameterSpace:
         return {p.name: p.kind.value(raw[p.free]) for p in self.parameters}
 
     def pack(self, values: Mapping[str, Any], base: Array | None = None) -> Array:
-        """Return theta for user-scale `values`; parameters not named keep those of `base` or the start."""
+        """Return theta for user-scale `values`, by parameter or by reported entry ("mu[x1]").
+
+        What is not named keeps the value of `base`, or the start.
+        """
         raw = np.array(self.raw(self.start() if base is None else base))
         for name, value in values.items():
+            if name in self.labels and name not in [p.name for p in self.parameters]:
+                entry = self.labels.index(name)
+                owner = next(p for p in self if p.reported.start <= entry < p.reported.stop)
+                if owner.kind.elementwise and owner.kind.n_free:
+                    at = owner.free.start + entry - owner.reported.start
+                    raw[at] = _free_entry(owner, entry, float(value))
+                    continue
             parameter = self[name]
             raw[parameter.free] = parameter.kind.free(value)
         return self.theta(raw)

@@ -191,13 +191,17 @@ class Fit(Assessed):
         if key not in self.cache:
             self._refuse_unnamed(found)
             dispatch = RESAMPLING.get(type(found))
-            self.cache[key] = covariance(self.optimum, found) if dispatch is None else dispatch(self.optimum, found)
+            self.cache[key] = (
+                covariance(self.optimum, found) if dispatch is None else dispatch(self.optimum, found)
+            )
         return self.cache[key]
 
     def _refuse_unnamed(self, spec: Spec) -> None:
         weights = self.likelihood.weights
         if weights is not None and weights.kind == "frequency" and type(spec).__name__ in ("HAC", "EWC"):
-            raise CovarianceError("frequency weights count rows, which have no order among them: HAC is not defined.")
+            raise CovarianceError(
+                "frequency weights count rows, which have no order among them: HAC is not defined."
+            )
 
     def with_cov(self, spec: Any, *, small_sample: str = "default") -> Fit:
         """Return the same fit with another default covariance."""
@@ -237,7 +241,11 @@ class Fit(Assessed):
         `kind`: "normal", or with `cov=Bootstrap(...)` "percentile", "basic", "bca", "t".
         """
         covariance = self.cov(cov if cov is not None or kind == "normal" else "bootstrap")
-        if kind == "t" and "std_errors" not in covariance.details and isinstance(spec := parse(cov), Bootstrap):
+        if (
+            kind == "t"
+            and "std_errors" not in covariance.details
+            and isinstance(spec := parse(cov), Bootstrap)
+        ):
             covariance = self.cov(replace(spec, studentize=True))
         lower, upper = resampled_intervals(self.optimum, covariance, kind, alpha)
         return pd.DataFrame({0: lower, 1: upper}, index=list(self.likelihood.space.labels))
@@ -247,7 +255,11 @@ class Fit(Assessed):
         return self.cov(Bootstrap(kind, **options))
 
     def monte_carlo(
-        self, estimators: Sequence[Any] = ("oim", "opg", "robust"), reps: int = 1000, seed: int = 0, **options: Any
+        self,
+        estimators: Sequence[Any] = ("oim", "opg", "robust"),
+        reps: int = 1000,
+        seed: int = 0,
+        **options: Any,
     ) -> MonteCarlo:
         """Simulate from this fit: bias, coverage and size of each covariance; see `monte_carlo`."""
         return monte_carlo(None, self.likelihood, estimators, reps, seed, truth=self.theta, **options)

@@ -59,7 +59,8 @@ def _warn_numeric(function: Callable[..., Any], why: str) -> None:
     warn(
         f"{getattr(function, '__name__', 'the function')} can not be traced by JAX ({why}): derivatives are had by "
         "extrapolated differences, slower and less exact. Write it with jax.numpy, or give score=.",
-        NumericDerivativeWarning)
+        NumericDerivativeWarning,
+    )
 
 
 def uses_jax(function: Callable[..., Any], depth: int = 3) -> bool:

@@ -3,15 +3,21 @@
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_python_blocks_run() -> None:
+def test_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.S)
     assert len(blocks) >= 3
     namespace: dict[str, object] = {}
-    for block in blocks:
+    exec(compile(blocks[0], "README.md", "exec"), namespace)
+    printed = capsys.readouterr().out
+    shown = re.search(r"```text\n(.*?)\n\.\.\.\n```", text, re.S)
+    assert shown is not None and shown.group(1) in printed, "the output shown is not what is printed"
+    for block in blocks[1:]:
         exec(compile(block, "README.md", "exec"), namespace)
     assert namespace["fit"].converged  # type: ignore[attr-defined]
 

@@ -188,7 +188,8 @@ def positive(matrix: Array, label: str, repair: str | None) -> tuple[Array, Arra
         f"{label}: not positive semi-definite; negative eigenvalue(s) "
         f"{listing(f'{v:.3g}' for v in negative)} beside "
         f"a largest of {values[-1]:.3g}. {done}",
-        CovarianceWarning)
+        CovarianceWarning,
+    )
     return matrix, negative
 
 
@@ -201,10 +202,12 @@ def warn_few(count: int, what: str, k: int, corrected: bool = False) -> None:
             "restrictions than that exists. Cluster on a finer variable, or test few restrictions by a "
             "wild score "
             "bootstrap.",
-            CovarianceWarning)
+            CovarianceWarning,
+        )
     elif count < FEW and not corrected:
         warn(
             f"only {count} {what}: the covariance is biased downwards and z values are too large. Use "
             "type='CR2' with "
             "df='satterthwaite', or a bootstrap.",
-            CovarianceWarning)
+            CovarianceWarning,
+        )

@@ -25,7 +25,8 @@ from mlecov.covariance.specbase import shown
 from mlecov.errors import CovarianceError, listing
 from mlecov.likelihood.base import Curvature, Likelihood, Restricted
 from mlecov.likelihood.index import IndexLikelihood
-from mlecov.likelihood.scores import BLOCK, IndexScores, MappedScores, Scores
+from mlecov.likelihood.index_scores import IndexScores
+from mlecov.likelihood.scores import BLOCK, MappedScores, Scores
 from mlecov.linalg import Factor
 from mlecov.optimum import Optimum
 

@@ -130,7 +130,9 @@ def basic(optimum: Optimum, spec: Basic) -> Covariance:
             optimum, observed_factor(optimum).inverse, f"observed information (inverse Hessian){note}", "oim"
         )
     if spec.kind == "eim":
-        return assemble(optimum, expected_factor(optimum).inverse, f"expected (Fisher) information{note}", "eim")
+        return assemble(
+            optimum, expected_factor(optimum).inverse, f"expected (Fisher) information{note}", "eim"
+        )
     if spec.kind == "opg":
         return assemble(
             optimum, opg_factor(optimum).inverse, f"outer product of gradients (BHHH){note}", "opg"
@@ -155,7 +157,9 @@ def given(optimum: Optimum, spec: Given) -> Covariance:
             f"the matrix given has shape {matrix.shape}; expected ({size}, {size}) on the {spec.scale} scale, in the "
             f"order {', '.join(space.free_labels if spec.scale == 'free' else space.labels)}."
         )
-    if not np.isfinite(matrix).all() or np.abs(matrix - matrix.T).max(initial=0) > 1e-8 * np.abs(matrix).max(initial=0):
+    if not np.isfinite(matrix).all() or np.abs(matrix - matrix.T).max(initial=0) > 1e-8 * np.abs(matrix).max(
+        initial=0
+    ):
         raise CovarianceError("the matrix given is not a symmetric matrix of finite numbers.")
     if (np.linalg.eigvalsh(matrix) < -1e-10 * np.abs(matrix).max()).any():
         raise CovarianceError("the matrix given has negative eigenvalues: it is no covariance.")

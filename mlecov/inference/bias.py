@@ -212,7 +212,8 @@ def reduce_bias(likelihood: Likelihood, *, max_iter: int = 200) -> Optimum:
             f"bias reduction has not converged after {iteration} iterations: g' I^-1 g = {decrement:.3g} of "
             "the penalised "
             "log-likelihood. Standard errors at this point mean nothing; raise max_iter.",
-            ConvergenceWarning)
+            ConvergenceWarning,
+        )
     evaluation = likelihood.evaluate(point.theta, order=2, scores=True)
     if try_factor(evaluation.information) is None:
         raise IdentificationError(

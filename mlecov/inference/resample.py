@@ -69,7 +69,8 @@ def bootstrap(optimum: Optimum, spec: Bootstrap) -> Covariance:
         warn(
             f"{spec.kind} bootstrap: replications failed and are left out ({failed}). The covariance is "
             "that of the others; it may be too small.",
-            CovarianceWarning)
+            CovarianceWarning,
+        )
     replicates = reported(likelihood.space, thetas)
     details = {
         "replicates": replicates,

@@ -208,7 +208,8 @@ def bind(
                 f"{_name(function)} can not be traced by JAX, so its derivatives are had by central "
                 "differences (about 11 digits in the Jacobian, 8 in the second derivatives). Write it with "
                 "jax.numpy for exact ones, or ask for derivatives='numeric' to accept this.",
-                NumericDerivativeWarning)
+                NumericDerivativeWarning,
+            )
     _check_start(bound.value(start), function, packing, start)
     return bound
 

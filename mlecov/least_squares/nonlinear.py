@@ -236,7 +236,8 @@ def nonlinear_least_squares(
             f"Nonlinear least squares {state} after {record.evaluations} evaluations, Hessian "
             f"{result.definiteness}. Expected a minimum. Start nearer, raise max_evaluations, or scale the "
             "parameters.",
-            ConvergenceWarning)
+            ConvergenceWarning,
+        )
     return result
 
 

@@ -165,7 +165,8 @@ class RandomEffects(UnitLikelihood):
                 f"log-likelihood moves by {change:.2g}: the integrals are not exact, nor are "
                 "estimates and standard "
                 "errors. Raise nodes= until the log-likelihood stands still (long panels, large sigma).",
-                QuadratureWarning)
+                QuadratureWarning,
+            )
 
     def simulate(self, rng: np.random.Generator, theta: Array) -> RandomEffects:
         u = rng.standard_normal(self.n_terms) * np.exp(theta[-1])

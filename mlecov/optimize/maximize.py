@@ -335,7 +335,8 @@ def _judge(likelihood: Likelihood, evaluation: Evaluation, record: Record, defin
     warn(
         f"not converged after {record.iterations} iterations: {record.criterion}; g' I^-1 g = "
         f"{record.decrement:.3g}. Standard errors at this point mean nothing; {advice}.",
-        ConvergenceWarning)
+        ConvergenceWarning,
+    )
 
 
 def _warn_near_singular(likelihood: Likelihood, evaluation: Evaluation) -> None:
@@ -357,4 +358,5 @@ def _warn_near_singular(likelihood: Likelihood, evaluation: Evaluation) -> None:
         f"information along {text}. Standard errors in that direction hold to few digits; drop or combine "
         "the "
         "parameters named, or see fit.diagnose().",
-        IdentificationWarning)
+        IdentificationWarning,
+    )

@@ -64,7 +64,10 @@ def main(reps: int, n: int = 100) -> None:
         shown = {c: f"{100 * found.coverage[j, 1]:.1f}" for j, c in enumerate(columns)}
         failed = sum(found.failures.values())
         seconds = time.perf_counter() - began
-        print(f"{name:28}" + "".join(f"{shown.get(c, ''):>8}" for c in COLUMNS) + f"{failed:8d}{seconds:7.1f}", flush=True)
+        print(
+            f"{name:28}" + "".join(f"{shown.get(c, ''):>8}" for c in COLUMNS) + f"{failed:8d}{seconds:7.1f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

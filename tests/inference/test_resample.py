@@ -23,8 +23,8 @@ from mlecov.errors import (
 )
 from mlecov.inference.resample import bootstrap
 from mlecov.inference.resample_intervals import acceleration, resampled_intervals
-from mlecov.inference.wild_score import wild_score_test
 from mlecov.inference.resample_weights import all_signs, draw_weights, generator, multipliers
+from mlecov.inference.wild_score import wild_score_test
 from mlecov.optimize import maximize
 
 N, G = 150, 10

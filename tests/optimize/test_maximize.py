@@ -1,5 +1,6 @@
 """Optimisers: one maximum whatever the way, honest records, traces, start values."""
 
+import itertools
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def test_monotone_and_counted() -> None:
     steps = []
     found = maximize(poisson_likelihood(), start=np.array([3.0, -2.0, 2.0]), trace=steps.append)
     values = [step.loglike for step in steps]
-    assert all(after >= before - 1e-9 for before, after in zip(values, values[1:], strict=False))
+    assert all(after >= before - 1e-9 for before, after in itertools.pairwise(values))
     assert found.record.iterations == len(steps) == len(found.record.steps)
     assert found.record.evaluations >= len(steps)
 
@@ -93,6 +94,8 @@ def test_start_by_name_and_by_vector() -> None:
     a = maximize(lik, start={"mu": [0.1, 0.1, 0.1]})
     b = maximize(lik, start=np.full(3, 0.1))
     np.testing.assert_array_equal(a.theta, b.theta)
+    c = maximize(lik, start={"mu[x0]": 0.1, "mu[x1]": 0.1, "mu[x2]": 0.1})
+    np.testing.assert_array_equal(a.theta, c.theta)
     with pytest.raises(SpecificationError, match=r"start has shape \(2,\); expected \(3,\)"):
         maximize(lik, start=np.zeros(2))
 
