@@ -25,6 +25,9 @@ SMALL = 8192
 PART = 65536
 """Rows in a part."""
 
+FEWEST_CORES = 4
+"""Cores from which parts run in threads: on two the work waits for memory, and threads gained nothing."""
+
 
 @functools.cache
 def cores() -> int:
@@ -64,6 +67,6 @@ def map_parts(function: Callable[[int, int], T], n: int, threads: bool = True) -
         return [function(0, n)]
     bounds = [(start, min(start + PART, n)) for start in range(0, n, PART)]
     with single_threaded():
-        if not threads or len(bounds) < 2 or cores() < 2:
+        if not threads or len(bounds) < 2 or cores() < FEWEST_CORES:
             return [function(start, stop) for start, stop in bounds]
         return list(_pool(os.getpid()).map(lambda part: function(*part), bounds))

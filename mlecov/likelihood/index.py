@@ -29,7 +29,7 @@ from mlecov.likelihood.base import (
 )
 from mlecov.likelihood.design import DenseDesign, Design, Equation
 from mlecov.likelihood.index_scores import IndexScores
-from mlecov.likelihood.scores import BLOCK, Codes
+from mlecov.likelihood.scores import Codes
 from mlecov.linalg import describe_direction
 from mlecov.parallel import map_parts
 from mlecov.parameters import ParameterSpace
@@ -65,6 +65,10 @@ class RowModel(ABC):
     def separation(self, eta: Array, columns: Columns) -> npt.NDArray[np.bool_] | None:
         """Return which rows are fitted perfectly (probability one) at eta, where that has a meaning."""
         return None
+
+
+ROWS = 16384
+"""Rows differentiated at a time: large beside the cost of a call, small beside the cache."""
 
 
 def pair_index(n_equations: int) -> list[tuple[int, int]]:
@@ -123,7 +127,7 @@ class IndexLikelihood(Likelihood):
         return {name: values[start:stop] for name, values in self.columns.items()}
 
     def _block_size(self) -> int:
-        return BLOCK if self.design.is_dense and self.n_terms > 2 * BLOCK else max(self.n_terms, 1)
+        return ROWS if self.design.is_dense and self.n_terms > 2 * ROWS else max(self.n_terms, 1)
 
     def evaluate(
         self, theta: Array, *, order: int = 0, scores: bool = False, weights: Array | None = None

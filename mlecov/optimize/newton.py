@@ -22,7 +22,7 @@ from mlecov.optimize.record import Monitor
 Array = npt.NDArray[np.float64]
 CurvatureName = Literal["newton", "fisher", "bhhh"]
 
-NEAR = 1e-3
+NEAR = 0.5
 """g' A^-1 g below which the next point is likely the last one: its scores are kept."""
 
 
