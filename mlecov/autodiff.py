@@ -106,8 +106,10 @@ def compile_and_keep(function: Callable[..., Any], example: tuple[Any, ...], key
     with x64():
         if path is not None and path.exists():
             try:
-                _prepare_lapack()
-                return serialize.deserialize_and_load(*pickle.loads(path.read_bytes()))
+                content = path.read_bytes()
+                if b"lapack" in content:
+                    _prepare_lapack()
+                return serialize.deserialize_and_load(*pickle.loads(content))
             except Exception:  # a truncated or foreign file: compile again, below
                 path.unlink(missing_ok=True)
         with warnings.catch_warnings():

@@ -1,5 +1,9 @@
 """The foundation's numbers: Greene, the GARCH benchmark, Spector by every engine, terms over rows."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -233,3 +237,35 @@ def test_random_effects_by_quadrature_is_dense_jax() -> None:
     np.testing.assert_allclose(fit.hessian, H, rtol=1e-9, atol=1e-9 * np.abs(H).max())
     np.testing.assert_allclose(fit.scores.to_dense(), S, rtol=1e-9, atol=1e-10)
     assert np.abs(S.sum(0)).max() < 1e-8
+
+
+KEPT = """
+import jax.numpy as jnp
+import numpy as np
+import mlecov as ml
+
+def loglike(Y, m, S):
+    e = Y - m
+    return -0.5 * jnp.einsum("ni,ij,nj->n", e, jnp.linalg.inv(S), e) - 0.5 * jnp.linalg.slogdet(S)[1]
+
+Y = np.random.default_rng(0).standard_normal((50, 2))
+fit = ml.fit(ml.likelihood(loglike, {"Y": Y}, {"m": np.zeros(2), "S": ml.covariance(2)}))
+print(repr(fit.llf))
+"""
+
+
+def test_kept_kernels_serve_a_later_process(tmp_path: Path) -> None:
+    """A kernel with linear algebra inside, compiled by one process and run by the next."""
+    environment = os.environ | {"MLECOV_CACHE_DIR": str(tmp_path)}
+    found: list[str] = []
+    before: dict[str, int] = {}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", KEPT], capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(done.stdout)
+        kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.bin")}
+        assert kept and (len(found) == 1 or kept == before), "the second process compiled again"
+        before = kept
+    assert found[0] == found[1]
