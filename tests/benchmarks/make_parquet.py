@@ -1,6 +1,6 @@
 """Write a Parquet file for the streaming benchmark: a logit of ten columns, rows in clusters.
 
-    python tests/benchmarks/make_parquet.py 10000000 /tmp/logit.parquet
+    python tests/benchmarks/make_parquet.py 10000000 logit.parquet
 
 The file belongs in a temporary folder: 1e7 rows take about 0.8 GB.
 """

@@ -1,6 +1,6 @@
 """Time and memory of a streamed logit beside reading the same file once.
 
-    python tests/benchmarks/streaming.py /tmp/logit.parquet [--workers 2]
+    python tests/benchmarks/streaming.py logit.parquet [--workers 2]
 
 Prints seconds of one read of the columns, of the fit (oim comes with it), of opg, robust and clusters,
 the number of iterations and the peak resident memory. With --workers the blocks are held by as many
