@@ -120,7 +120,7 @@ def _reach(start: Array, k: Array) -> Array:
         x = k * middle
         deep = grown * np.expm1(x) - x >= DEPTH * k * k
         high, low = np.where(deep, middle, high), np.where(deep, low, middle)
-    return high
+    return np.asarray(high)
 
 
 def survival(w: Array, k: Array, order: int) -> Bend:
