@@ -251,6 +251,21 @@ class Rows:
             self.cache[name] = numeric(name, self.raw(name))
         return np.asarray(self.cache[name])
 
+    def is_text(self, name: str) -> bool:
+        """Whether a column holds labels rather than numbers."""
+        values = self.table.columns[name]
+        if _is_pandas_series(values):
+            return not pd.api.types.is_numeric_dtype(values.dtype)
+        return self.table.raw(name).dtype.kind not in "fiub"
+
+    def n_levels(self, name: str) -> int:
+        """Return how many values a column of labels takes (categories count, used or not)."""
+        values = self.table.columns[name]
+        if _is_pandas_series(values) and str(values.dtype) == "category":
+            return len(values.cat.categories)
+        array = self.raw(name)
+        return len(factorize(array)[1]) if array.ndim == 1 else 0
+
     def frame(self, names: Iterable[str]) -> Any:
         """Return some columns' kept rows as a pandas DataFrame."""
         frame = self.table.frame(names)

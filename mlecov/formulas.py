@@ -244,13 +244,10 @@ def _model_matrix(right: str, rows: Rows, names: set[str], materializer: str | N
 
 def _by_formulaic(right: str, rows: Rows, offset: Array | None, terms: LinearTerms) -> Block:
     names = variables(right, rows.table)
-    levels = [len(np.unique(rows.raw(n).astype(str))) for n in names if rows.raw(n).dtype.kind not in "fiub"]
-    coded = [
-        len(np.unique(rows.raw(n)))
-        for n in names
-        if re.search(rf"C\(\s*{n}\b", right) and rows.raw(n).ndim == 1
-    ]
-    if max([*levels, *coded, 0]) >= MANY_LEVELS:
+    coded = {n for n in names if re.search(rf"C\(\s*{re.escape(n)}\b", right)}
+    coded |= {n for n in names if rows.is_text(n)}
+    levels = [rows.n_levels(n) for n in coded]
+    if max([*levels, 0]) >= MANY_LEVELS:
         matrix = _model_matrix(right, rows, names, "tabmat")
         labels = tuple(str(name) for name in matrix.column_names)
         return Block(labels, matrix, offset, terms, matrix.model_spec)
