@@ -105,6 +105,7 @@ def bound(declaration: Declaration, function: Callable[..., Any]) -> Callable[[A
 
 
 def call_of(declaration: Declaration) -> Call:
+    """Return how the general engines call the function: from raw coordinates and columns."""
     return Call(
         declaration.function,
         declaration.space,
@@ -184,6 +185,7 @@ def index_likelihood(
     equations: list[tuple[str, str | None, int]],
     by_jax: bool,
 ) -> IndexLikelihood:
+    """Return the index likelihood of a declaration whose rows are separate."""
     design, made = united_design(declaration, equations)
     signature = signature_of(declaration)
     kind = TracedRows if by_jax else NumericRows
@@ -222,6 +224,7 @@ def united_design(
 def general(
     declaration: Declaration, engine: Engine, columns: dict[str, npt.NDArray[Any]], separable: bool
 ) -> GeneralLikelihood:
+    """Return the general likelihood of a declaration; separable ones can be cut into terms."""
     found = GeneralLikelihood(
         declaration.space,
         declaration.rows,
@@ -283,6 +286,7 @@ def with_expected(
     moments: Sequence[Callable[..., Any]] | None,
     blocks: Sequence[Sequence[str]] | None,
 ) -> Likelihood:
+    """Return the likelihood with the expected information of a matrix or of two moments."""
     if information is not None and moments is not None:
         raise SpecificationError("information= and moments= were both given; one is possible.")
     own = None if information is None else bound(declaration, information)

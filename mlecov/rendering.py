@@ -127,14 +127,16 @@ class Display:
                 f"{html.escape(key)}: <b>{html.escape(value)}</b>" for key, value in self.facts
             )
             parts.append(
-                f'<tr><td colspan="{span}" style="text-align:left;padding:.3em .7em;opacity:.85">{facts}</td></tr>'
+                f'<thead><tr><td colspan="{span}" style="text-align:left;padding:.3em .7em;opacity:.85">{facts}</td></tr>'
             )
+        else:
+            parts.append("<thead>")
         rule = "border-top:2px solid currentColor;border-bottom:1px solid currentColor"
         heads = "".join(
             f'<th style="text-align:{"left" if j == 0 else "right"};padding:.25em .7em;{rule}">{html.escape(h)}</th>'
             for j, h in enumerate(self.header)
         )
-        parts.append(f"<thead><tr>{heads}</tr></thead><tbody>")
+        parts.append(f"<tr>{heads}</tr></thead><tbody>")
         for group in self.groups:
             if group.title:
                 parts.append(

@@ -61,6 +61,7 @@ def _vector(coefficients: tuple[float, ...]) -> Array:
 
 
 def rational_horner(w: Any, *tables: Rational) -> list[Any]:
+    """Return each table's rational function at w by Horner's rule (JAX: no workspace)."""
     return [_horner(p, w) / _horner(q, w) for p, q in tables]
 
 

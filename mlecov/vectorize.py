@@ -129,6 +129,7 @@ def duplication_left_inverse(d: int) -> Any:
 
 
 def as_matrix(A: Array, where: str) -> Array:
+    """Return A as a two-dimensional float array, refusing any other shape by name."""
     A = np.asarray(A, dtype=np.float64)
     if A.ndim != 2:
         raise SpecificationError(f"{where}: expected a matrix, got an array of shape {A.shape}.")
@@ -136,6 +137,7 @@ def as_matrix(A: Array, where: str) -> Array:
 
 
 def as_square(A: Array, where: str) -> Array:
+    """Return A as a square float matrix, refusing any other shape by name."""
     A = as_matrix(A, where)
     if A.shape[0] != A.shape[1]:
         raise SpecificationError(f"{where}: expected a square matrix, got shape {A.shape}.")

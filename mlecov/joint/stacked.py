@@ -83,6 +83,7 @@ def _stacked_space(spaces: Sequence[ParameterSpace], names: Sequence[str]) -> Pa
 
 
 def block_diagonal(blocks: Sequence[Array]) -> Array:
+    """Return the block diagonal matrix of square blocks."""
     total = np.zeros((sum(b.shape[0] for b in blocks), sum(b.shape[1] for b in blocks)))
     row = column = 0
     for block in blocks:
