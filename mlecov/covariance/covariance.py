@@ -56,7 +56,8 @@ class Covariance:
             raise CovarianceError(
                 f"{self.label}: the variance of {', '.join(bad)} is negative. A difference of matrices (several "
                 "ways of clustering, a kernel that is not positive) need not be positive semi-definite; ask for "
-                'repair="eigen", or cluster one way.'
+                'repair="eigen", or for a form that is positive by construction (one way of clustering; a '
+                "Bartlett, Parzen or quadratic spectral kernel)."
             )
         return np.sqrt(np.maximum(variance, 0))
 
