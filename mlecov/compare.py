@@ -25,8 +25,16 @@ Array = npt.NDArray[np.float64]
 def default_specs(optimum: Optimum) -> list[Spec]:
     """Return the estimators that are defined for this likelihood without further arguments."""
     expected = optimum.likelihood.has_expected_information
+    if _sampled(optimum):
+        return [Basic(name) for name in (["robust", "bw"] if expected else ["robust"])]
     names = ["oim", "eim", "opg", "robust", "bw"] if expected else ["oim", "opg", "robust"]
     return [Basic(name) for name in names if name not in optimum.likelihood.refused]
+
+
+def _sampled(optimum: Optimum) -> bool:
+    """Whether there are probability weights: only robust forms stand then, and no information equality."""
+    weights = optimum.likelihood.weights
+    return weights is not None and weights.kind == "probability"
 
 
 def information_ratio(optimum: Optimum) -> float:
@@ -115,7 +123,8 @@ class Comparison:
         notes = [
             c.label + "." if c.label.startswith(f"{name},") else f"{name}: {c.label}." for name, c in pairs
         ]
-        notes.append(f"Information ratio tr(I^-1 S'S)/k = {self.ratio:.3f} (1 if the model is right).")
+        if not _sampled(self.optimum):
+            notes.append(f"Information ratio tr(I^-1 S'S)/k = {self.ratio:.3f} (1 if the model is right).")
         sentence = self.sentence()
         if sentence:
             notes.append(sentence)

@@ -76,6 +76,7 @@ def argument_names(function: Callable[..., Any]) -> dict[str, inspect.Parameter]
 def own_functions(
     declaration: Declaration, score: Callable[..., Any] | None, hessian: Callable[..., Any] | None
 ) -> tuple[Callable[..., Any] | None, Callable[..., Any] | None]:
+    """Return the user's score and Hessian as functions of (raw, columns), None where not given."""
     if hessian is not None and score is None:
         raise SpecificationError("hessian= was given without score=; give both, or neither.")
     return tuple(  # type: ignore[return-value]
@@ -293,7 +294,13 @@ def with_expected(
     columns, call = all_columns(declaration), call_of(declaration)
     expected = expected_information(own, moments, blocks, call, columns, declaration.weights)
     assert isinstance(found, (IndexLikelihood, GeneralLikelihood))
-    return replace(found, expected_matrix=expected)
+    text = (
+        "as given by information=" if moments is None else "of the Gaussian quasi-likelihood of two moments"
+    )
+    if blocks is not None:
+        text += ", zero between " + " and ".join("{" + ", ".join(group) + "}" for group in blocks)
+    facts = replace(found.facts, extra={**found.facts.extra, "expected": text})
+    return replace(found, expected_matrix=expected, facts=facts)
 
 
 # --- data that stay in a file ---------------------------------------------------------------------------

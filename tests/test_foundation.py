@@ -84,6 +84,8 @@ def test_garch_benchmark_by_hand() -> None:
         # consensus columns hold to about 2e-8
         tolerance = 1e-5 if digits == 6 else 2.5e-8
         np.testing.assert_allclose(fit.cov(name).bse, expected, rtol=tolerance, err_msg=name)
+    assert "zero between {mu} and {omega, alpha, beta}" in fit.cov("eim").label
+    assert "zero between {mu} and {omega, alpha, beta}" in fit.cov("bw").label
     full = case.raw["std_errors_full_computed"]
     for name, key in (("oim", "hessian"), ("opg", "opg"), ("robust", "sandwich")):
         np.testing.assert_allclose(fit.cov(name).bse, list(full[key].values()), rtol=1e-9, err_msg=name)

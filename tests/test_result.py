@@ -72,6 +72,9 @@ def test_compare(fit: ml.Fit) -> None:
     assert table.columns == ("oim", "eim", "opg", "robust", "bw")
     np.testing.assert_allclose(table.ratios[:, 0], 1)
     np.testing.assert_allclose(table.ratios[:, 3], fit.cov("robust").bse / fit.bse)
+    two = fit.compare(["opg", "robust"])  # the first is the base, whichever it is
+    np.testing.assert_allclose(two.ratios[:, 0], 1)
+    np.testing.assert_allclose(two.ratios[:, 1], fit.cov("robust").bse / fit.cov("opg").bse)
     meat = fit.scores.meat()
     assert table.ratio == pytest.approx(np.trace(np.linalg.inv(fit.information) @ meat) / 4)
     assert "Information ratio" in str(table) and "by chance alone" in str(table)
@@ -116,3 +119,13 @@ def test_intervals_stay_inside() -> None:
     y = np.array([0.1, 0.2, 0.15])
     fit = ml.fit(ml.models.gaussian(y, np.ones((3, 1))))
     assert fit.conf_int(0.001)[0]["sigma"] > 0
+
+
+def test_probability_weights_compare_robust_forms_alone() -> None:
+    """oim, eim and opg take sampling weights for counts: they are computed only when they are named."""
+    data = ml.load("spector")
+    weights = np.linspace(0.5, 1.5, len(data))
+    fit = ml.fit(ml.models.gaussian("gpa ~ tuce", data, probability_weights=weights))
+    assert fit.compare().columns == ("robust", "bw")
+    assert "Information ratio" not in str(fit.compare())
+    assert "sampling" in fit.cov("oim").label

@@ -111,6 +111,12 @@ def assemble(
     )
 
 
+def _known(optimum: Optimum) -> str:
+    """Return how the expected information is known, where the user supplied it: "" for a model's own."""
+    text = optimum.likelihood.facts.extra.get("expected")
+    return f" ({text})" if text else ""
+
+
 @estimator(Basic)
 def basic(optimum: Optimum, spec: Basic) -> Covariance:
     """Return oim, eim, opg, robust, HC1 or bw.
@@ -124,14 +130,17 @@ def basic(optimum: Optimum, spec: Basic) -> Covariance:
         raise CovarianceError(f"{spec.kind!r} is not defined for {name}: {why}. Use 'robust'.")
     weights = optimum.likelihood.weights
     probability = weights is not None and weights.kind == "probability"
-    note = ", probability weights ignored as sampling weights" if probability else ""
+    note = ", not valid for sampling weights" if probability else ""
     if spec.kind == "oim":
         return assemble(
             optimum, observed_factor(optimum).inverse, f"observed information (inverse Hessian){note}", "oim"
         )
     if spec.kind == "eim":
         return assemble(
-            optimum, expected_factor(optimum).inverse, f"expected (Fisher) information{note}", "eim"
+            optimum,
+            expected_factor(optimum).inverse,
+            f"expected (Fisher) information{_known(optimum)}{note}",
+            "eim",
         )
     if spec.kind == "opg":
         return assemble(
@@ -142,7 +151,8 @@ def basic(optimum: Optimum, spec: Basic) -> Covariance:
     multiplier, text = row_factor(optimum, spec.kind, spec.small_sample, spec.k)
     matrix = multiplier * (bread @ optimum.evaluation.meat @ bread)
     which = "expected" if spec.kind == "bw" else "observed"
-    label = f"robust sandwich, {which} information as bread, factor {text}"
+    known = _known(optimum) if spec.kind == "bw" else ""
+    label = f"robust sandwich, {which} information as bread{known}, factor {text}"
     return assemble(optimum, matrix, label, spec.column, multiplier, bread=which)
 
 
