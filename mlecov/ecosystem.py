@@ -19,7 +19,8 @@ from mlecov.covariance.specs import Spec
 from mlecov.errors import SpecificationError
 from mlecov.formulas import columns_used
 from mlecov.inference.delta import scalar_df
-from mlecov.inference.quantities import Setting, blocks_of, is_array_block, quantity, setting
+from mlecov.inference.quantities import quantity
+from mlecov.inference.settings import Setting, blocks_of, is_array_block
 from mlecov.inference.table import coefficient_table
 from mlecov.lazy import lazy
 from mlecov.optimum import Optimum
@@ -124,7 +125,7 @@ def _adapter() -> type[Any]:
         """A quantity of a fit, on the free scale: theta (k,), its covariance (k, k), values (n,)."""
 
         def __init__(self, fit: Any, covariances: Covariances, spec: Spec, what: Any, vault: Any) -> None:
-            self._quantity = quantity(fit.optimum, what, covariances(spec))
+            self._quantity = quantity(fit.optimum, what, covariances(spec)).single
             self._likelihood, self._covariances, self._spec = fit.optimum.likelihood, covariances, spec
             self._read: list[tuple[Any, Setting]] = []
             super().__init__(fit, vault)
@@ -150,7 +151,7 @@ def _adapter() -> type[Any]:
             for known, rows in self._read:
                 if known is newdata:
                     return rows
-            self._read = [*self._read[-2:], (newdata, setting(self._likelihood, newdata))]
+            self._read = [*self._read[-2:], (newdata, self._quantity.place(self._likelihood, newdata))]
             return self._read[-1][1]
 
         def get_predict(self, params: Array, newdata: Any) -> Any:

@@ -22,8 +22,9 @@ from mlecov.data import Rows, Table, is_missing
 from mlecov.errors import InferenceError, SpecificationError, listing, suggestion
 from mlecov.formulas import Block, columns_used, rebuild
 from mlecov.inference.delta import scalar_df
-from mlecov.inference.quantities import Quantity, Setting, blocks_of, is_array_block, quantity, setting
+from mlecov.inference.quantities import Quantity, quantity
 from mlecov.inference.results import Combinations
+from mlecov.inference.settings import Setting, blocks_of, is_array_block, row_weights, setting
 from mlecov.likelihood.base import Likelihood
 from mlecov.likelihood.traced import extrapolate
 from mlecov.linalg import symmetrize
@@ -67,7 +68,7 @@ def margins(
         read. Numeric ones give derivatives through every term that they enter (I(x**2), logs,
         interactions); others contrasts with their first level.
     what :
-        The quantity h: see `predict`.
+        The quantity h: see `predict`. One number a row: "probability[2]" where it is several.
     at :
         "overall": average over the rows; "mean", "median": at those of the numeric variables
         (shares of levels for others); {variable: value}: held there, averaged over the rest.
@@ -87,10 +88,10 @@ def margins(
     array([0.3626])
     """
     likelihood = optimum.likelihood
-    found = quantity(optimum, what, covariance)
+    found = quantity(optimum, what, covariance).single
     base, weights = setting(likelihood, data), None
-    if data is None and likelihood.weights is not None and base.n == likelihood.n_terms:
-        weights = likelihood.weights.values
+    if data is None:
+        weights = row_weights(likelihood)
     place = _Place(likelihood, base, weights, at)
     pairs = {name: tuple(values) for name, values in (contrasts or {}).items()}
     names = [variables] if isinstance(variables, str) else list(variables or [])

@@ -1,7 +1,7 @@
-"""Quantities that are predicted: predictors, means, and any function of parameters and data.
+"""Quantities that are predicted: predictors, means, what models declare, any function of parameters and data.
 
 A `Setting` is a set of rows at which something is predicted; a `Quantity` turns theta and a setting
-into one number per row, with derivatives in theta and along a change of the data.
+into one number per row, or c of them, with derivatives in theta and along a change of the data.
 """
 
 from __future__ import annotations
@@ -17,131 +17,64 @@ import numpy.typing as npt
 
 from mlecov import autodiff
 from mlecov.covariance.covariance import Covariance
-from mlecov.data import Rows, numeric, open_table, screen
-from mlecov.errors import DataError, SpecificationError, listing, suggestion
-from mlecov.formulas import Block, columns_used, rebuild
+from mlecov.errors import DataError, InferenceError, SpecificationError, listing, suggestion
 from mlecov.inference.delta import differentiate, theta_steps
-from mlecov.lazy import lazy
+from mlecov.inference.settings import Setting, row_labels, setting
 from mlecov.likelihood.base import Likelihood
 from mlecov.likelihood.index import IndexLikelihood, pair_index
 from mlecov.likelihood.traced import extrapolate
 from mlecov.models.base import Model
+from mlecov.models.predicted import Declared, OfNames, OfRows, OfSample, Sampled
+from mlecov.models.units import UnitLikelihood
+from mlecov.models.whole import WholeLikelihood
 from mlecov.optimum import Optimum
 from mlecov.parameters import LinearKind, ParameterSpace
 from mlecov.separable import uses_jax
 
-pd = lazy("pandas")
-
 Array = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """Rows at which something is predicted: designs and offsets of the linear parameters, columns.
-
-    As a `tangent` the same fields hold derivatives along a change of one variable.
-    """
-
-    designs: Mapping[str, Array]
-    offsets: Mapping[str, Array]
-    columns: Mapping[str, npt.NDArray[Any]]
-    n: int
-    rows: Rows | None = None
-
-    def column(self, name: str) -> Array:
-        """Return a numeric column (n,)."""
-        if name in self.columns:
-            return np.asarray(self.columns[name], dtype=float)
-        assert self.rows is not None
-        return self.rows.column(name)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.columns or (self.rows is not None and name in self.rows.table)
-
-
-def blocks_of(likelihood: Likelihood) -> dict[str, Block]:
-    """Return the designs of the linear parameters by name."""
-    return dict(likelihood.unrestricted.facts.extra.get("blocks", {}))
-
-
-def own_setting(likelihood: Likelihood) -> Setting:
-    """Return the rows that the likelihood was fitted to."""
-    rows, base = likelihood.rows, likelihood.unrestricted
-    blocks = {
-        name: block if block.matrix.shape[0] == rows.n_rows else rebuild(block, rows)  # a choice of terms
-        for name, block in blocks_of(likelihood).items()
-    }
-    columns = dict(base.columns) if isinstance(base, IndexLikelihood) else {}
-    return _of_blocks(blocks, columns, rows)
-
-
-def _of_blocks(blocks: Mapping[str, Block], columns: Mapping[str, Any], rows: Rows) -> Setting:
-    designs = {
-        name: np.asarray(b.matrix if b.is_dense else b.matrix.toarray(), dtype=float)
-        for name, b in blocks.items()
-    }
-    offsets = {name: b.offset for name, b in blocks.items() if b.offset is not None}
-    return Setting(designs, offsets, columns, rows.n_rows, rows)
-
-
-def is_array_block(block: Block, rows: Rows) -> bool:
-    """Tell whether a design came as a matrix, not from named columns of a frame."""
-    return not isinstance(block.terms.formula, str) and any(n not in rows.table for n in block.terms.formula)
-
-
-def setting(likelihood: Likelihood, data: Any = None) -> Setting:
-    """Return the rows of new data as the fit's formulas read them; without data the fit's own rows.
-
-    A fit from arrays (y, X) takes a matrix X (n, p) as new data.
-
-    Raises
-    ------
-    DataError
-        For missing columns or values, and levels that the fit has not seen.
-    """
-    if data is None:
-        return own_setting(likelihood)
-    blocks = blocks_of(likelihood)
-    arrays = [name for name, block in blocks.items() if is_array_block(block, likelihood.rows)]
-    if arrays:
-        return _from_matrix(blocks, arrays[0], data)
-    table = open_table(data)
-    used = sorted({name for block in blocks.values() for name in columns_used(block.terms, table)})
-    rows = screen(table, used, "raise")
-    base = likelihood.unrestricted
-    known = base.columns if isinstance(base, IndexLikelihood) else {}
-    columns = {name: numeric(name, rows.raw(name)) for name in known if name in table}
-    return _of_blocks({name: rebuild(block, rows) for name, block in blocks.items()}, columns, rows)
-
-
-def _from_matrix(blocks: Mapping[str, Block], name: str, data: Any) -> Setting:
-    matrix, width = np.asarray(data, dtype=float), len(blocks[name].names)
-    if matrix.ndim != 2 or matrix.shape[1] != width:
-        raise DataError(
-            f"the fit was made from arrays: new data must be a matrix (n, {width}) with the columns "
-            f"{listing(blocks[name].names)}; got shape {matrix.shape}."
-        )
-    if not np.isfinite(matrix).all():
-        raise DataError("the new data hold values that are missing or infinite.")
-    if blocks[name].offset is not None:
-        raise DataError(
-            "the fit has an offset, which a matrix of new data does not hold; fit from a frame to predict."
-        )
-    return Setting({name: matrix}, {}, {}, len(matrix))
-
-
 class Quantity(ABC):
-    """One number per row of a setting, as a function of theta (k,)."""
+    """One number per row of a setting, or one for each of the labels, as a function of theta (k,)."""
 
     name: str
+    labels: tuple[str, ...]
 
     @abstractmethod
     def jacobian(self, theta: Array, at: Setting) -> tuple[Array, Array]:
-        """Return h (n,) and dh/dtheta (n, k)."""
+        """Return h (n,) or (c, n) and dh/dtheta (..., k)."""
 
     @abstractmethod
     def slope(self, theta: Array, at: Setting, tangent: Setting) -> tuple[Array, Array]:
         """Return dh/dv (n,) along the tangent of a variable v, and its derivative in theta (n, k)."""
+
+    def place(self, likelihood: Likelihood, data: Any) -> Setting:
+        """Return the rows at which the quantity is taken: those of the fit, or of new data."""
+        return setting(likelihood, data)
+
+    def index(self, at: Setting) -> Any:
+        """Return the labels of the values, None for numbers from zero."""
+        return row_labels(at.rows)
+
+    def variance(self, theta: Array, at: Setting) -> Array | None:
+        """Return the variance (n,) or (c, n) that the quantity has at known parameters, None for none."""
+        return None
+
+    @property
+    def single(self) -> Quantity:
+        """This quantity, where it is one number a row.
+
+        Raises
+        ------
+        SpecificationError
+            Where it is several; the message shows how to name one.
+        """
+        if self.labels:
+            shown = listing(f"'{self.name}[{label}]'" for label in self.labels)
+            raise SpecificationError(
+                f"{self.name!r} is {len(self.labels)} numbers a row; effects are of one: what= one of {shown}."
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -155,6 +88,7 @@ class RowQuantity(Quantity):
     likelihood: IndexLikelihood
     space: ParameterSpace
     function: Callable[[Array, Mapping[str, Any]], Array]
+    labels: tuple[str, ...] = ()
 
     def _rows(self, at: Setting) -> list[Array]:
         return [
@@ -185,11 +119,11 @@ class RowQuantity(Quantity):
 
     def jacobian(self, theta: Array, at: Setting) -> tuple[Array, Array]:
         eta, rows = self._predictors(self.space.raw(theta), at)
-        first = self._first(eta, at)
-        full = np.zeros((at.n, self.space.n_raw))
+        first, value = self._first(eta, at), self._value(eta, at)
+        full = np.zeros((*value.shape, self.space.n_raw))
         for e, equation in enumerate(self.likelihood.equations):
-            full[:, equation.start : equation.stop] += first[e][:, None] * rows[e]
-        return self._value(eta, at), _free(self.space, full)
+            full[..., equation.start : equation.stop] += first[e][..., None] * rows[e]
+        return value, _free(self.space, full)
 
     def slope(self, theta: Array, at: Setting, tangent: Setting) -> tuple[Array, Array]:
         raw = self.space.raw(theta)
@@ -256,23 +190,32 @@ def _free(space: ParameterSpace, full: Array) -> Array:
 
 @dataclass(frozen=True)
 class FunctionQuantity(Quantity):
-    """A user's function of parameters and columns by name; a linear parameter is its predictor (n,)."""
+    """A function of parameters and columns by name; a linear parameter is its predictor (n,).
+
+    The function's own names are used unless `arguments` (in order) are given.
+    """
 
     name: str
     space: ParameterSpace
     function: Callable[..., Any]
     steps: Array
+    arguments: tuple[str, ...] | None = None
+    labels: tuple[str, ...] = ()
 
     def _arguments(self, theta: Any, at: Setting, xp: Any) -> dict[str, Any]:
         space = self.space
         raw = theta if space.matrix is None else space.matrix @ theta + space.origin
         names = {p.name for p in space}
         found: dict[str, Any] = {}
-        for key, parameter in inspect.signature(self.function).parameters.items():
+        defaults = dict.fromkeys(self.arguments or (), inspect.Parameter.empty)
+        if self.arguments is None:
+            signature = inspect.signature(self.function).parameters
+            defaults = {key: parameter.default for key, parameter in signature.items()}
+        for key, default in defaults.items():
             if key in names:
                 p = space[key]
                 part = raw[p.free]
-                if isinstance(p.kind, LinearKind):
+                if isinstance(p.kind, LinearKind) and key in at.designs:
                     shaped = xp.reshape(part, p.kind.shape).T if p.kind.equations else part
                     found[key] = at.designs[key] @ shaped
                     if key in at.offsets:
@@ -281,7 +224,7 @@ class FunctionQuantity(Quantity):
                     found[key] = p.kind.value(part, xp)
             elif key in at:
                 found[key] = at.column(key)
-            elif parameter.default is inspect.Parameter.empty:
+            elif default is inspect.Parameter.empty:
                 columns = [] if at.rows is None else [str(c) for c in at.rows.table.columns]
                 raise SpecificationError(
                     f"argument {key!r} of {self.name} is neither a parameter nor a column."
@@ -289,9 +232,19 @@ class FunctionQuantity(Quantity):
                 )
         return found
 
+    @property
+    def _traceable(self) -> bool:
+        """Whether to try JAX: not for what the package declares, which is numpy's."""
+        return self.arguments is None and uses_jax(self.function)
+
     def _call(self, theta: Any, at: Setting, xp: Any) -> Any:
-        found = xp.asarray(self.function(**self._arguments(theta, at, xp)))
-        if found.shape not in ((), (at.n,)):
+        values = self._arguments(theta, at, xp)
+        given = self.function(**values) if self.arguments is None else self.function(*values.values())
+        found = xp.asarray(given)
+        if self.labels:
+            return xp.broadcast_to(found, (len(self.labels), at.n))
+        allowed = [(), (at.n,)] if self.arguments is None else [(), (1,), (at.n,)]
+        if found.shape not in allowed:
             raise SpecificationError(
                 f"{self.name} returned shape {found.shape}; expected one number per row ({at.n},), or a "
                 "number."
@@ -299,9 +252,11 @@ class FunctionQuantity(Quantity):
         return xp.broadcast_to(found, (at.n,))
 
     def jacobian(self, theta: Array, at: Setting) -> tuple[Array, Array]:
-        traceable = uses_jax(self.function)
-        value, jacobian, _ = differentiate(lambda t, xp: self._call(t, at, xp), theta, self.steps, traceable)
-        return value, jacobian
+        value, jacobian, _ = differentiate(
+            lambda t, xp: xp.ravel(self._call(t, at, xp)), theta, self.steps, self._traceable
+        )
+        shape = (len(self.labels), at.n) if self.labels else (at.n,)
+        return value.reshape(shape), jacobian.reshape(*shape, -1)
 
     def slope(self, theta: Array, at: Setting, tangent: Setting) -> tuple[Array, Array]:
         def moved(t: Any, x: Any) -> Setting:
@@ -323,7 +278,7 @@ class FunctionQuantity(Quantity):
             jax = autodiff.jax()
             return jax.jvp(lambda x: self._call(t, moved(t, x), xp), (0.0,), (1.0,))[1]
 
-        value, jacobian, _ = differentiate(along, theta, self.steps, uses_jax(self.function))
+        value, jacobian, _ = differentiate(along, theta, self.steps, self._traceable)
         return value, jacobian
 
 
@@ -336,20 +291,93 @@ class Moved(Setting):
         return self.columns[name] if name in self.columns else super().column(name)
 
 
+@dataclass(frozen=True)
+class SampleQuantity(Quantity):
+    """A quantity of the whole sample: a filter's path, a posterior; see `models.predicted.OfSample`."""
+
+    name: str
+    space: ParameterSpace
+    declared: OfSample
+    steps: Array
+    column: int | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.declared.labels if self.column is None else ()
+
+    def place(self, likelihood: Likelihood, data: Any) -> Setting:
+        sample = likelihood.unrestricted
+        if data is not None:
+            if not (self.declared.anew and isinstance(sample, UnitLikelihood)):
+                raise SpecificationError(
+                    f"the {self.name} of {sample.facts.name} is of the fit's own sample; leave data= out. For "
+                    "periods to come use forecast(steps)."
+                )
+            sample = sample.at(data)
+        return Setting({}, {}, {}, sample.rows.n_rows, sample.rows, sample)
+
+    def _found(self, theta: Array, at: Setting, order: int) -> Sampled:
+        found = self.declared.function(at.sample, self.space.raw(theta), order)
+        if self.column is None:
+            return found
+        parts = (found.values, found.jacobian, found.variance)
+        return Sampled(*(None if part is None else part[self.column] for part in parts))  # type: ignore[arg-type]
+
+    def jacobian(self, theta: Array, at: Setting) -> tuple[Array, Array]:
+        found = self._found(theta, at, 1)
+        if found.jacobian is not None:
+            return found.values, _free(self.space, found.jacobian)
+        value, jacobian, _ = differentiate(
+            lambda t, xp: self._found(t, at, 0).values.ravel(), theta, self.steps, False
+        )
+        return value.reshape(found.values.shape), jacobian.reshape(*found.values.shape, -1)
+
+    def variance(self, theta: Array, at: Setting) -> Array | None:
+        return self._found(theta, at, 0).variance
+
+    def index(self, at: Setting) -> Any:
+        if isinstance(self.declared.index, tuple):
+            return list(self.declared.index)
+        assert at.rows is not None
+        return row_labels(at.rows) if self.declared.index == "rows" else at.rows.labels
+
+    def slope(self, theta: Array, at: Setting, tangent: Setting) -> tuple[Array, Array]:
+        raise InferenceError(
+            f"the {self.name} of a row depends on other rows, so that it has no effect of a variable; take "
+            "effects on a parameter, or on a function of parameters and columns (what=)."
+        )
+
+
+def quantities_of(likelihood: Likelihood) -> Mapping[str, Declared]:
+    """Return the quantities that the model of a likelihood declares, by name."""
+    base = likelihood.unrestricted
+    if isinstance(base, IndexLikelihood):
+        return base.model.quantities if isinstance(base.model, Model) else {}
+    if isinstance(base, WholeLikelihood):
+        return base.model.quantities
+    return base.quantities if isinstance(base, UnitLikelihood) else {}
+
+
 def quantity(optimum: Optimum, what: str | Callable[..., Any], covariance: Covariance) -> Quantity:
-    """Return the quantity named: "mean", "predictor", an equation, or a function of names.
+    """Return the quantity named: one that the model declares, "predictor", a parameter, or a function.
+
+    "probability[2]" is the entry labelled 2 of a quantity that is several numbers a row.
 
     Raises
     ------
     SpecificationError
-        For unknown names, and a mean that the likelihood does not know.
+        For unknown names; the message lists those that the model has.
     """
     space, base = optimum.likelihood.space, optimum.likelihood.unrestricted
+    steps = theta_steps(covariance)
     if callable(what):
         name = getattr(what, "__name__", "function")
-        return FunctionQuantity(
-            "function" if name == "<lambda>" else name, space, what, theta_steps(covariance)
-        )
+        return FunctionQuantity("function" if name == "<lambda>" else name, space, what, steps)
+    known = quantities_of(base)
+    head, _, tail = what.partition("[")
+    if head in known and (not tail or tail.endswith("]")):
+        column = _column(head, known[head], tail[:-1]) if tail else None
+        return _declared(what, known[head], column, space, base, steps)
     linear = [p.name for p in space if isinstance(p.kind, LinearKind)]
     if what == "predictor":
         if not linear:
@@ -358,29 +386,41 @@ def quantity(optimum: Optimum, what: str | Callable[..., Any], covariance: Covar
                 f"({listing(p.name for p in space)}) and columns."
             )
         what = linear[0]
+    if what in [p.name for p in space]:
+        return FunctionQuantity(what, space, lambda value: value, steps, (what,))
+    lambda_ = f"lambda {', '.join(p.name for p in list(space)[:3])}: ..."
     if what == "mean":
-        if not isinstance(base, IndexLikelihood) or not isinstance(base.model, Model):
-            raise SpecificationError(
-                f"{base.facts.name} knows no mean; give what= as a function of parameters and columns by "
-                "name, such as "
-                f"lambda {', '.join(p.name for p in list(space)[:3])}: ..., or one of "
-                f"{listing(p.name for p in space)}."
-            )
-        return RowQuantity("mean", base, space, base.model.mean)
-    if what not in [p.name for p in space]:
+        has = f" It has {listing(known)}." if known else ""
         raise SpecificationError(
-            f"what={what!r} is not known.{suggestion(what, ['mean', 'predictor', *[p.name for p in space]])}"
+            f"{base.facts.name} knows no mean.{has} Give what= as a function of parameters and columns by "
+            f"name, such as {lambda_}, or one of {listing(p.name for p in space)}."
         )
-    return FunctionQuantity(what, space, _identity(what), theta_steps(covariance))
+    names = [*known, *(["predictor"] if linear else []), *(p.name for p in space)]
+    raise SpecificationError(
+        f"what={what!r} is no quantity of {base.facts.name}.{suggestion(what, names)} Or a function: {lambda_}."
+    )
 
 
-def _identity(name: str) -> Callable[..., Any]:
-    """Return a function of one argument called `name` that returns it."""
+def _column(name: str, declared: Declared, label: str) -> int:
+    """Return the place of a label among those of a quantity."""
+    if label in declared.labels:
+        return declared.labels.index(label)
+    if not declared.labels:
+        raise SpecificationError(f"{name!r} is one number a row; leave [{label}] out.")
+    raise SpecificationError(f"{name!r} has no entry {label!r}.{suggestion(label, declared.labels)}")
 
-    def same(**arguments: Any) -> Any:
-        return arguments[name]
 
-    parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
-    same.__signature__ = inspect.Signature([parameter])  # type: ignore[attr-defined]
-    same.__name__ = name
-    return same
+def _declared(
+    name: str, declared: Declared, column: int | None, space: ParameterSpace, base: Likelihood, steps: Array
+) -> Quantity:
+    labels = declared.labels if column is None else ()
+
+    def chosen(function: Callable[..., Any]) -> Callable[..., Any]:
+        return function if column is None else lambda *values: function(*values)[column]
+
+    if isinstance(declared, OfRows):
+        assert isinstance(base, IndexLikelihood)
+        return RowQuantity(name, base, space, chosen(declared.function), labels)
+    if isinstance(declared, OfNames):
+        return FunctionQuantity(name, space, chosen(declared.function), steps, declared.arguments, labels)
+    return SampleQuantity(name, space, declared, steps, column)

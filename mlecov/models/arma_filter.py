@@ -164,6 +164,27 @@ def innovations(params: Array, lags: Lags, data: Array, order: int) -> tuple[Jet
     return jets, V, F
 
 
+def state_after(params: Array, lags: Lags, u: Array) -> tuple[Array, Array, Array, Array] | None:
+    """Return T (r, r), R (r,) and the state a (r,), P (r, r) predicted for the period after u (n,).
+
+    P is in units of sigma^2. None where the autoregression is not stationary.
+    """
+    jets, r = Jets(lags.k, 0), lags.order
+    phi, R = (part[0] for part in lags.polynomials(params, jets))
+    first = stationary(phi[None], R[None], jets)
+    if first is None:
+        return None
+    T = np.zeros((r, r))
+    T[:, 0] = phi
+    T[np.arange(r - 1), np.arange(1, r)] = 1.0
+    P, a, noise = first[0], np.zeros(r), np.outer(R, R)
+    for value in u:
+        column = P[:, 0]
+        a = T @ (a + column * ((value - a[0]) / P[0, 0]))
+        P = T @ (P - np.outer(column, column) / P[0, 0]) @ T.T + noise
+    return T, R, a, P
+
+
 def _shifted(state: Array) -> Array:
     found = np.zeros_like(state)
     found[:, :-1] = state[:, 1:]

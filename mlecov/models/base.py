@@ -33,6 +33,7 @@ from mlecov.likelihood.base import Facts
 from mlecov.likelihood.design import DenseDesign, Equation
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowModel
 from mlecov.linalg import try_factor
+from mlecov.models.predicted import Declared, OfRows
 from mlecov.parameters import LinearKind, LinearTerms, ParameterSpace
 
 Array = npt.NDArray[np.float64]
@@ -67,6 +68,11 @@ class Model(RowModel):
     def mean(self, eta: Array, columns: Columns) -> Array:
         """Return E[y | x] (n,) at predictors eta (E, n)."""
         raise SpecificationError(f"{self.name} has no mean function.")
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """What `predict` knows by name: the mean, to which a model adds its own."""
+        return {"mean": OfRows(self.mean)}
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         """Return (F(y-), F(y)) (n,) each: equal for continuous outcomes (quantile residuals)."""

@@ -16,6 +16,7 @@ from mlecov.functions import bvn_cdf, log_ndtr_derivatives
 from mlecov.kinds import Kind, interval
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build, constant_outcome, least_squares_start, outside
+from mlecov.models.predicted import Declared, OfRows
 
 Array = npt.NDArray[np.float64]
 
@@ -148,6 +149,12 @@ class BivariateProbit(Model):
         """Return P(y = 1) of the first outcome."""
         return np.asarray(special.ndtr(eta[0]))
 
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean: P(y = 1); probability: P(y = a, y2 = b), labelled ab."""
+        labels = ("00", "01", "10", "11")
+        return {"mean": OfRows(self.mean), "probability": OfRows(_joint, labels)}
+
     def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
         rho = np.tanh(0.5 * eta[2])
         u, v = rng.standard_normal((2, eta.shape[1]))
@@ -156,6 +163,13 @@ class BivariateProbit(Model):
 
     def separation(self, eta: Array, columns: Columns) -> npt.NDArray[np.bool_]:
         return np.asarray(np.expm1(self.derivatives(eta, columns, 0)[0]) > -1e-7)
+
+
+def _joint(eta: Array, columns: Columns) -> Array:
+    """Return P(y = a, y2 = b) (4, n), in the order 00, 01, 10, 11."""
+    rho = np.tanh(0.5 * eta[2])
+    signs = ((-1, -1), (-1, 1), (1, -1), (1, 1))
+    return np.stack([np.exp(log_bivariate_cdf(a * eta[0], b * eta[1], a * b * rho)) for a, b in signs])
 
 
 def bivariate_probit(
@@ -167,7 +181,8 @@ def bivariate_probit(
         log f = log Phi2(q1 x1'b1, q2 x2'b2; q1 q2 rho),  q = 2y - 1
 
     Coefficients are `mu[...]` and `mu2[...]`. Stata's `biprobit` estimates athrho = atanh rho; here
-    the free coordinate is 2 athrho, and rho is reported. rho = 0 is two probits.
+    the free coordinate is 2 athrho, and rho is reported. rho = 0 is two probits. `predict` knows
+    "mean", P(y1 = 1), and "probability", P(y1 = a, y2 = b) ("probability[11]": Stata's p11).
 
     Parameters
     ----------

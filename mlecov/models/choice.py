@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives, pa
 from mlecov.likelihood.scores import DenseScores
 from mlecov.models.base import Model, build, outside
 from mlecov.models.categories import encode
+from mlecov.models.predicted import Declared, OfRows, OfSample, Sampled
 from mlecov.models.units import UnitData, UnitLikelihood, open_units
 from mlecov.parameters import LinearKind, ParameterSpace
 
@@ -84,6 +85,12 @@ class MultinomialLogit(Model):
         others = self._softmax(eta)[0]
         return np.concatenate([1.0 - others.sum(axis=0, keepdims=True), others])
 
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """probability: P(y = j), one a category."""
+        labels = tuple(str(level) for level in self.levels)
+        return {"probability": OfRows(lambda eta, columns: self.probabilities(eta), labels)}
+
     def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
         past = np.cumsum(self.probabilities(eta), axis=0)
         return {"y": (rng.random(eta.shape[1]) > past[:-1]).sum(axis=0).astype(float)}
@@ -102,6 +109,7 @@ def multinomial_logit(
     One equation per category but the base; their coefficients are `mu.category[column]`. Stata's
     `mlogit` takes the most frequent category as the base unless told, R's `nnet::multinom` the first
     level, statsmodels' `MNLogit` the smallest. Observed and expected information are the same.
+    `predict("probability")` gives every category's, `margins(what="probability[2]")` effects on one.
 
     Parameters
     ----------
@@ -140,12 +148,38 @@ class ConditionalLogit(UnitLikelihood):
         """Return the probability of every row (N,), in the order of units."""
         return self._softmax(theta)[0]
 
-    def _softmax(self, theta: Array) -> tuple[Array, Array]:
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """probability: P_j of a row, given its choice set.
+
+        own_effect: dP_j/dx_jk = b_k P_j (1 - P_j); own_elasticity: times x_jk / P_j; cross_elasticity:
+        -b_k x_jk P_j, of the probability of any other row of the set in x_jk. One a column k.
+        """
+        names = self.data.names
+        found: dict[str, Declared] = {"probability": OfSample(_chance, (), "rows", True)}
+        for name in ("own_effect", "own_elasticity", "cross_elasticity"):
+            found[name] = OfSample(_response(name), names, "rows", True)
+        return found
+
+    def chances(self, theta: Array, order: int) -> tuple[Array, Array | None]:
+        """Return P (N,) and dP/dtheta (N, k), P_j (x_j - mean x of the set), in the order of units."""
+        data, (_, odds, total) = self.data, self._odds(theta)
+        probability = odds / total[data.codes]
+        if not order:
+            return probability, None
+        mean = data.sums(probability[:, None] * data.matrix)
+        return probability, probability[:, None] * (data.matrix - mean[data.codes])
+
+    def _odds(self, theta: Array) -> tuple[Array, Array, Array]:
+        """Return v (N,) less the largest of its set, exp(v), and the sums of that over sets (n,)."""
         data = self.data
         v = self.linear_predictor(theta)
         v -= np.maximum.reduceat(v, data.bounds[:-1])[data.codes]
         odds = np.exp(v)
-        total = data.sums(odds)
+        return v, odds, data.sums(odds)
+
+    def _softmax(self, theta: Array) -> tuple[Array, Array]:
+        data, (v, odds, total) = self.data, self._odds(theta)
         return odds / total[data.codes], v[data.y == 1] - np.log(total)
 
     def evaluate(
@@ -188,6 +222,33 @@ class ConditionalLogit(UnitLikelihood):
             return None
         share = "all" if perfect.all() else f"{int(perfect.sum())} of {len(perfect)}"
         return f"the outcomes of {share} terms are fitted with probability one"
+
+
+def _chance(likelihood: ConditionalLogit, theta: Array, order: int) -> Sampled:
+    value, slope = likelihood.chances(theta, order)
+    data = likelihood.data
+    return Sampled(data.as_given(value), None if slope is None else data.as_given(slope.T).T)
+
+
+def _response(name: str) -> Callable[[ConditionalLogit, Array, int], Sampled]:
+    """Return the function (likelihood, theta, order) of an effect or elasticity in each column (p, N)."""
+
+    def response(likelihood: ConditionalLogit, theta: Array, order: int) -> Sampled:
+        data = likelihood.data
+        P, dP = likelihood.chances(theta, order)
+        x = data.matrix.T
+        flat = np.broadcast_to(P * (1.0 - P), x.shape)
+        share = {"own_effect": flat, "own_elasticity": x * (1.0 - P)}.get(name, -x * P)
+        value = data.as_given(theta[:, None] * share)
+        if dP is None:
+            return Sampled(value)
+        slope = {"own_effect": np.broadcast_to(1.0 - 2.0 * P, x.shape)}.get(name, -x)
+        moved = theta[:, None, None] * slope[:, :, None] * dP  # (p, N, k)
+        own = np.arange(len(theta))
+        moved[own, :, own] += share
+        return Sampled(value, np.moveaxis(data.as_given(np.moveaxis(moved, -1, 0)), 0, -1))
+
+    return response
 
 
 def choose(data: UnitData, utility: Array, bounds: npt.NDArray[np.intp] | None = None) -> Array:
@@ -234,7 +295,8 @@ def conditional_logit(
 
     Choice sets may differ in size. There is no constant; constants of alternatives are columns such
     as `C(mode)`. As Stata's `clogit` and `asclogit`, R's `survival::clogit` and `mlogit`. A term is a
-    unit. Observed and expected information are the same.
+    unit. Observed and expected information are the same. `predict` knows "probability" (also for new
+    choice sets), "own_effect", "own_elasticity" and "cross_elasticity" by column ("own_elasticity[price]").
 
     Parameters
     ----------

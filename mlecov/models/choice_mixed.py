@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.errors import SpecificationError, listing
+from mlecov.errors import BoundaryWarning, SpecificationError, listing, warn
 from mlecov.kinds import positive
 from mlecov.lazy import lazy
 from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.scores import DenseScores
 from mlecov.models.choice import ConditionalLogit, check_choices, choose, refuse_constant_columns
+from mlecov.models.predicted import Declared, OfSample, Sampled
 from mlecov.models.units import UnitLikelihood, open_units
 from mlecov.parameters import LinearKind, ParameterSpace
 
@@ -24,6 +25,8 @@ qmc = lazy("scipy.stats.qmc")
 Array = npt.NDArray[np.float64]
 BLOCK = 2_000_000
 """Numbers (rows x draws x parameters) held at once."""
+NO_SPREAD = 1e-4
+"""Spread of utility, sd[x] times the standard deviation of x, below which sd[x] counts as being zero."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,19 @@ class MixedLogit(UnitLikelihood):
         """Says that `start` is the model's own."""
         return self.start
 
+    def check_final(self, evaluation: Evaluation) -> None:
+        """Warn where a coefficient does not vary between persons."""
+        p = self.data.matrix.shape[1]
+        spread = np.exp(evaluation.theta[p:]) * self.data.matrix[:, list(self.random)].std(axis=0)
+        flat = [self.data.names[j] for j, size in zip(self.random, spread, strict=True) if size < NO_SPREAD]
+        if flat:
+            warn(
+                f"{self.facts.name}: the standard deviation of {listing(flat)} is at its bound, zero: the "
+                "choices show no variation of the coefficient between persons. Its standard error has no "
+                "meaning; leave the column out of random=, or look whether more draws= change this.",
+                BoundaryWarning,
+            )
+
     def conditional(self) -> ConditionalLogit:
         """Return the conditional logit of all choice situations (no coefficient varies)."""
         bounds = self.situations()
@@ -83,26 +99,86 @@ class MixedLogit(UnitLikelihood):
         n, k = self.n_terms, self.space.k
         terms, first = np.empty(n), np.empty((n, k))
         hessian = np.zeros((k, k))
-        starts, bounds = self.situations(), self.data.bounds
-        rows_at_once = max(BLOCK // (self.draws.shape[1] * (k if order else 1)), 1)
-        low = 0
         with np.errstate(all="ignore"):
-            while low < n:
-                high = max(
-                    int(np.searchsorted(bounds, bounds[low] + rows_at_once, side="right")) - 1, low + 1
-                )
-                inside = starts[(starts >= bounds[low]) & (starts < bounds[high])] - bounds[low]
-                part = slice(low, high)
+            for part, inside in self._parts(order):
                 found = self._block(theta, part, inside, order, None if w is None else w[part])
                 terms[part], first[part] = found[0], found[1]
                 hessian += found[2]
-                low = high
         loglike = float(terms.sum() if w is None else w @ terms)
         if not order:
             return Evaluation(theta, loglike, loglike_obs=terms)
         gradient = first.sum(axis=0) if w is None else w @ first
         kept = DenseScores(first, self.weights) if scores else None
         return Evaluation(theta, loglike, gradient, hessian if order > 1 else None, kept, terms)
+
+    def _parts(self, order: int) -> Iterator[tuple[slice, npt.NDArray[np.intp]]]:
+        """Yield units that fit into memory at once, with the first rows of their choice situations."""
+        starts, bounds, n = self.situations(), self.data.bounds, self.n_terms
+        rows_at_once = max(BLOCK // (self.draws.shape[1] * (self.space.k if order else 1)), 1)
+        low = 0
+        while low < n:
+            high = max(int(np.searchsorted(bounds, bounds[low] + rows_at_once, side="right")) - 1, low + 1)
+            yield slice(low, high), starts[(starts >= bounds[low]) & (starts < bounds[high])] - bounds[low]
+            low = high
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """probability: mean over the draws of P_j of a row; tastes: E(b_i | choices), by person."""
+        labels = tuple(self.data.names[j] for j in self.random)
+        return {
+            "probability": OfSample(_chance, (), "rows", True),
+            "tastes": OfSample(_tastes, labels),
+        }
+
+    def at(self, data: Any) -> MixedLogit:
+        """Return the likelihood over new choice sets; persons take the draws of the fit's in turn."""
+        found = super().at(data)
+        return replace(found, draws=self.draws[np.arange(found.n_terms) % len(self.draws)])
+
+    def chances(self, theta: Array, order: int) -> tuple[Array, Array | None]:
+        """Return P (N,), the mean over draws, and its derivatives (N, k), in the order of units."""
+        p, bounds = self.data.matrix.shape[1], self.data.bounds
+        value = np.empty(len(self.data.y))
+        slope = np.empty((len(value), self.space.k)) if order else None
+        for part, situation in self._parts(order):
+            rows = slice(bounds[part.start], bounds[part.stop])
+            x = self.data.matrix[rows]
+            v, moved, sizes = self._utilities(theta, part, situation)
+            odds = np.exp(v)
+            odds /= np.repeat(np.add.reduceat(odds, situation, axis=0), sizes, axis=0)
+            value[rows] = odds.mean(axis=1)
+            if slope is not None:
+                z = np.concatenate([np.broadcast_to(x[:, None, :], (*v.shape, p)), moved], axis=2)
+                mean = np.add.reduceat(odds[:, :, None] * z, situation, axis=0)
+                slope[rows] = (odds[:, :, None] * (z - np.repeat(mean, sizes, axis=0))).mean(axis=1)
+        return value, slope
+
+    def posterior(self, theta: Array) -> Array:
+        """Return the probability of each draw given a person's choices (n, R). Reference: Train (2009), ch. 11."""
+        found = np.empty(self.draws.shape[:2])
+        for part, situation in self._parts(0):
+            bounds = self.data.bounds[part.start : part.stop + 1]
+            v = self._utilities(theta, part, situation)[0]
+            chosen = self.data.y[bounds[0] : bounds[-1]] == 1
+            log_choice = v[chosen] - np.log(np.add.reduceat(np.exp(v), situation, axis=0))
+            starts = np.searchsorted(situation, bounds[:-1] - bounds[0])
+            found[part] = special.softmax(np.add.reduceat(log_choice, starts, axis=0), axis=1)
+        return found
+
+    def _utilities(
+        self, theta: Array, part: slice, situation: npt.NDArray[np.intp]
+    ) -> tuple[Array, Array, npt.NDArray[np.intp]]:
+        """Return V (N, R) less the largest of its situation, dV/dlog sd (N, R, q) and situations' sizes."""
+        bounds = self.data.bounds[part.start : part.stop + 1]
+        rows = slice(bounds[0], bounds[-1])
+        x, p = self.data.matrix[rows], self.data.matrix.shape[1]
+        sizes = np.diff(np.r_[situation, len(x)])
+        unit = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+        # d V / d log sd (N, R, q), which is also its second derivative
+        moved = x[:, None, list(self.random)] * (np.exp(theta[p:]) * self.draws[part])[unit]
+        v = (x @ theta[:p] + self.data.offset[rows])[:, None] + moved.sum(axis=2)
+        v -= np.repeat(np.maximum.reduceat(v, situation, axis=0), sizes, axis=0)
+        return v, moved, sizes
 
     def _block(
         self, theta: Array, part: slice, situation: npt.NDArray[np.intp], order: int, w: Array | None
@@ -112,12 +188,8 @@ class MixedLogit(UnitLikelihood):
         rows = slice(bounds[0], bounds[-1])
         x, y = self.data.matrix[rows], self.data.y[rows]
         first_rows, p, k = bounds[:-1] - bounds[0], self.data.matrix.shape[1], self.space.k
-        sizes = np.diff(np.r_[situation, len(x)])
         unit = np.repeat(np.arange(len(first_rows)), np.diff(bounds))
-        # d V / d log sd (N, R, q), which is also its second derivative
-        moved = x[:, None, list(self.random)] * (np.exp(theta[p:]) * self.draws[part])[unit]
-        v = (x @ theta[:p] + self.data.offset[rows])[:, None] + moved.sum(axis=2)
-        v -= np.repeat(np.maximum.reduceat(v, situation, axis=0), sizes, axis=0)
+        v, moved, sizes = self._utilities(theta, part, situation)
         odds = np.exp(v)
         total = np.add.reduceat(odds, situation, axis=0)
         chosen = y == 1
@@ -157,6 +229,21 @@ class MixedLogit(UnitLikelihood):
         return replace(self, data=replace(self.data, y=choose(self.data, v, self.situations())))
 
 
+def _chance(likelihood: MixedLogit, theta: Array, order: int) -> Sampled:
+    value, slope = likelihood.chances(theta, order)
+    data = likelihood.data
+    return Sampled(data.as_given(value), None if slope is None else data.as_given(slope.T).T)
+
+
+def _tastes(likelihood: MixedLogit, theta: Array, order: int) -> Sampled:
+    p, places = likelihood.data.matrix.shape[1], list(likelihood.random)
+    weight = likelihood.posterior(theta)
+    moved = np.exp(theta[p:]) * likelihood.draws
+    mean = np.einsum("nr,nrq->qn", weight, moved)
+    variance = np.einsum("nr,nrq->qn", weight, moved**2) - mean**2
+    return Sampled(theta[places][:, None] + mean, None, np.maximum(variance, 0.0))
+
+
 def normal_draws(n: int, draws: int, dimensions: int, sequence: str, seed: int) -> Array:
     """Return quasi-random standard normal draws (n, R, q), consecutive points of the sequence to a unit."""
     if sequence == "halton":
@@ -190,7 +277,8 @@ def mixed_logit(
     means, `sd[...]` standard deviations (Stata's `mixlogit`/`cmxtmixlogit` and R's `mlogit`
     and `gmnl` report the sd with either sign). The draws are part of the likelihood: the same seed
     gives the same numbers; standard errors do not hold the simulation's own error, which
-    falls with `draws`.
+    falls with `draws`. `predict` knows "probability" (also for new choice sets) and "tastes", the
+    means of the random coefficients given each person's choices.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,9 +12,19 @@ import numpy.typing as npt
 
 from mlecov.data import open_table, screen, term_weights
 from mlecov.errors import DataError, SpecificationError, listing
-from mlecov.formulas import Block, columns_used, evaluate, linear_kind, materialize, parse, variables
+from mlecov.formulas import (
+    Block,
+    columns_used,
+    evaluate,
+    linear_kind,
+    materialize,
+    parse,
+    rebuild,
+    variables,
+)
 from mlecov.kinds import Kind, correlation, interval, positive
 from mlecov.likelihood.base import Facts
+from mlecov.models.predicted import Declared, OfNames, OfSample, Sampled, of_params
 from mlecov.models.whole import Columns, Derivatives, WholeLikelihood, WholeModel, least_squares
 from mlecov.parameters import LinearTerms, ParameterSpace
 
@@ -55,6 +66,7 @@ class LinearMixed(WholeModel):
     p: int
     q: int
     b0: tuple[float, ...]
+    random: tuple[str, ...]
     name = "linear_mixed"
     separable: ClassVar[bool] = True
     has_expected: ClassVar[bool] = True
@@ -92,6 +104,45 @@ class LinearMixed(WholeModel):
             first[q + c] = s[i] * s[j] * unit
             second[i, q + c], second[j, q + c] = s[j] * unit, s[i] * unit
         return first, second
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean: x'b; effects: E(c_i | y), by unit; fitted: x'b + z'E(c_i | y); residual: y less that."""
+        return {
+            "mean": OfNames(lambda mu: mu, ("mu",)),
+            "effects": OfSample(of_params(self._effects), self.random),
+            "fitted": OfSample(self._fitted, index="rows"),
+            "residual": OfSample(self._residual, index="rows"),
+        }
+
+    def _posterior(self, params: Array, columns: Columns) -> tuple[Array, Array]:
+        """Return the mean (n, q) and variance (n, q, q) of c_i given y_i: M Z'r and sigma^2 M,
+        M = G (sigma^2 I + Z'Z G)^-1.
+        """
+        d, s, R, sigma = self._split(params)
+        G, ZZ = s[:, None] * R * s, columns["ZZ"]
+        inner = np.swapaxes(sigma**2 * np.eye(self.q) + ZZ @ G, 1, 2)
+        M = np.swapaxes(np.linalg.solve(inner, np.broadcast_to(G, ZZ.shape)), 1, 2)
+        Zr = columns["Zy"] - np.einsum("npq,p->nq", columns["XZ"], d)
+        return np.einsum("nij,nj->ni", M, Zr), sigma**2 * M
+
+    def _effects(self, params: Array, columns: Columns, order: int) -> Sampled:
+        mean, variance = self._posterior(params, columns)
+        return Sampled(mean.T, None, np.einsum("nii->in", variance))
+
+    def _fitted(self, likelihood: WholeLikelihood, theta: Array, order: int) -> Sampled:
+        params, rows = likelihood.space.report(theta), likelihood.rows
+        mean, variance = self._posterior(params, likelihood.columns)
+        X, Z = (_rows_of(likelihood, name) for name in ("mu", "random"))
+        assert rows.unit is not None
+        value = X @ params[: self.p] + np.einsum("nq,nq->n", Z, mean[rows.unit])
+        return Sampled(value, None, np.einsum("nq,nqr,nr->n", Z, variance[rows.unit], Z))
+
+    def _residual(self, likelihood: WholeLikelihood, theta: Array, order: int) -> Sampled:
+        assert likelihood.facts.outcome is not None
+        fitted = self._fitted(likelihood, theta, order)
+        y = evaluate(likelihood.facts.outcome, likelihood.rows)
+        return Sampled(y - fitted.values, None, fitted.variance)
 
     def _solve(self, params: Array, columns: Columns, full: bool = True) -> _Solved | Array:
         d, s, R, sigma = self._split(params)
@@ -231,6 +282,14 @@ class LinearMixed(WholeModel):
         return {"Xy": Xf + We[:, :p], "Zy": Zf + We[:, p:], "yy": yy}
 
 
+def _rows_of(likelihood: WholeLikelihood, name: str) -> Array:
+    """Return a design (N, width) over the likelihood's rows: "mu" or "random"."""
+    extra, rows = likelihood.facts.extra, likelihood.rows
+    block: Block = extra["blocks"]["mu"] if name == "mu" else extra["random"]
+    found = block.matrix if block.matrix.shape[0] == rows.n_rows else rebuild(block, rows).matrix
+    return np.asarray(found, dtype=float)
+
+
 def _dense(block: Block) -> Block:
     if block.offset is not None:
         raise SpecificationError("linear_mixed: offset() has no meaning here; subtract it from the outcome.")
@@ -294,7 +353,11 @@ def linear_mixed(
     standard deviations and the inverse hyperbolic tangent of the correlation. A standard deviation
     whose maximum is zero has no finite logarithm: the fit then does not converge, and says so.
 
-    References: Laird & Ware (1982), Biometrics 38; Pinheiro & Bates (2000), chapter 2.
+    `predict` knows "mean" (x'b), "effects" (best linear unbiased predictions of c_i, by unit; one
+    column's: "effects[days]"), "fitted" (x'b + z'c_i) and "residual". Their standard errors add the
+    delta method's variance to that of c_i given y (Kass & Steffey 1989); lme4 and Stata give the latter.
+
+    References: Laird & Ware (1982), Biometrics 38; Kass & Steffey (1989), JASA 84; Pinheiro & Bates (2000), chapter 2.
 
     Example
     -------
@@ -343,6 +406,8 @@ def linear_mixed(
     assert rows.unit is not None
     columns = _statistics(fixed.matrix, varying.matrix, y - fixed.matrix @ b0, rows.unit, n)
     own = next((term_weights(rows, value, kind) for kind, value in given.items()), None)  # type: ignore[arg-type]
-    facts = Facts("linear_mixed", "whole, closed form", parsed.left, {"blocks": {"mu": fixed}})
-    model = LinearMixed(p, q, tuple(map(float, b0)))
+    facts = Facts(
+        "linear_mixed", "whole, closed form", parsed.left, {"blocks": {"mu": fixed}, "random": varying}
+    )
+    model = LinearMixed(p, q, tuple(map(float, b0)), varying.names)
     return WholeLikelihood(ParameterSpace.of(kinds), rows, own, facts, model, columns, n)

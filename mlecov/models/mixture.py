@@ -19,6 +19,7 @@ from mlecov.likelihood.base import Facts
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives, pair_index
 from mlecov.linalg import try_factor
 from mlecov.models.base import Model, _predictors
+from mlecov.models.predicted import Declared, OfRows
 from mlecov.parameters import LinearTerms, ParameterSpace
 
 Array = npt.NDArray[np.float64]
@@ -72,6 +73,17 @@ class Mixture(Model):
         joint = self.log_shares(eta) + np.stack(parts)
         return np.asarray(np.exp(joint - special.logsumexp(joint, axis=0)))
 
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean: over the components; means: of each; prior: shares; posterior: P(component | y)."""
+        labels = tuple(str(j + 1) for j in range(len(self.components)))
+        return {
+            "mean": OfRows(self.mean),
+            "means": OfRows(self.means, labels),
+            "prior": OfRows(lambda eta, columns: np.exp(self.log_shares(eta)), labels),
+            "posterior": OfRows(self.responsibilities, labels),
+        }
+
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         J, E = len(self.components), len(eta)
         found = [
@@ -110,9 +122,13 @@ class Mixture(Model):
             second[where[last + e, last + f]] -= pi[e] * ((e == f) - pi[f])
         return value, first, second
 
+    def means(self, eta: Array, columns: Columns) -> Array:
+        """Return the mean of each component (J, n)."""
+        own = [self._own(j, columns) for j in range(len(self.places))]
+        return np.stack([self._model(j).mean(eta[p], own[j]) for j, p in enumerate(self.places)])
+
     def mean(self, eta: Array, columns: Columns) -> Array:
-        parts = [self._model(j).mean(eta[p], self._own(j, columns)) for j, p in enumerate(self.places)]
-        return np.asarray((np.exp(self.log_shares(eta)) * np.stack(parts)).sum(axis=0))
+        return np.asarray((np.exp(self.log_shares(eta)) * self.means(eta, columns)).sum(axis=0))
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         parts = [self._model(j).cdf(eta[p], self._own(j, columns)) for j, p in enumerate(self.places)]
@@ -238,6 +254,9 @@ def finite_mixture(*components: IndexLikelihood, share: str | None = None) -> In
         of zeros and one of counts. Weights are those of the first; the others must have the same.
     share :
         Formula for the log odds of the first component against the second ("1 + z"), for two.
+
+    `predict` knows "mean", the components' "means", "prior" and "posterior" probabilities
+    ("posterior[1]").
 
     Start values are those of the components on slices of the outcome, improved by EM. Stata's
     `fmm` reports the log odds against the first class; R's flexmix the same likelihood by EM.

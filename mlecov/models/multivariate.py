@@ -16,6 +16,7 @@ from mlecov.kinds import Kind, covariance
 from mlecov.likelihood.base import Facts
 from mlecov.linalg import try_factor
 from mlecov.matrix import duplication_matrix, normal_information, normal_scores, vech_indices
+from mlecov.models.predicted import Declared, OfNames, OfSample, Sampled, of_params
 from mlecov.models.whole import Columns, Derivatives, WholeLikelihood, WholeModel, least_squares
 from mlecov.parameters import LinearKind, LinearTerms, ParameterSpace
 
@@ -31,6 +32,7 @@ class GaussianSystem(WholeModel):
     """
 
     widths: tuple[int, ...]
+    outcomes: tuple[str, ...]
     name: str = "sur"  # type: ignore[misc]
     separable: ClassVar[bool] = True
     has_expected: ClassVar[bool] = True
@@ -46,6 +48,23 @@ class GaussianSystem(WholeModel):
         Sigma = np.empty((len(self.widths),) * 2)
         Sigma[rows, cols] = Sigma[cols, rows] = params[stops[-1] :]
         return U, Sigma, places
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean: x_e'b_e, one an equation; residual: Y_e less that."""
+        mean = (
+            OfNames(_stacked, self.outcomes, self.outcomes)
+            if self.name == "sur"
+            else OfNames(lambda mu: mu[:, None], ("mu",), self.outcomes)
+        )
+        return {"mean": mean, "residual": OfSample(of_params(self._residual), self.outcomes)}
+
+    def _residual(self, params: Array, columns: Columns, order: int) -> Sampled:
+        U, _, places = self._parts(params, columns)
+        jacobian = np.zeros((len(places), len(U), len(params)))
+        for e, place in enumerate(places):
+            jacobian[e, :, place] = -columns["X"][:, place]
+        return Sampled(U.T, jacobian)
 
     def derivatives(self, params: Array, columns: Columns, order: int, w: Array | None) -> Derivatives:
         U, Sigma, places = self._parts(params, columns)
@@ -129,6 +148,11 @@ class GaussianSystem(WholeModel):
         return {"Y": columns["Y"] - U + draws}
 
 
+def _stacked(*predictors: Array) -> Array:
+    """Return the predictors of the equations as rows (E, n)."""
+    return np.stack(predictors)
+
+
 def _weights(rows: Rows, options: Mapping[str, Any]) -> Weights | None:
     given = {key.removesuffix("_weights"): value for key, value in options.items() if value is not None}
     unknown = [key for key in given if key not in ("frequency", "probability", "analytic")]
@@ -169,7 +193,7 @@ def _system(
             "sur: an outcome called 'Sigma' would share the name of the covariance; rename it."
         )
     X = np.concatenate([block.matrix for block in blocks.values()], axis=1)
-    model = GaussianSystem(tuple(block.matrix.shape[1] for block in blocks.values()), name)
+    model = GaussianSystem(tuple(block.matrix.shape[1] for block in blocks.values()), tuple(outcomes), name)
     extra = {"blocks": dict(blocks), "outcomes": tuple(outcomes)}
     facts = Facts(name, "whole, closed form", ", ".join(outcomes), extra)
     space = ParameterSpace.of(kinds)

@@ -17,6 +17,7 @@ from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives, pa
 from mlecov.models.base import Model, build, outside
 from mlecov.models.categories import encode
 from mlecov.models.counting import weights_of
+from mlecov.models.predicted import Declared, OfRows
 
 Array = npt.NDArray[np.float64]
 
@@ -116,6 +117,13 @@ class OrderedModel(Model):
             [np.exp(self.between(*self._ends(eta, np.full(n, j)), 0)[0]) for j in range(len(self.levels))]
         )
 
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """probability: P(y = j), one a category; mean: of the category's number."""
+        labels = tuple(str(level) for level in self.levels)
+        probability = OfRows(lambda eta, columns: self.probabilities(eta), labels)
+        return {"mean": OfRows(self.mean), "probability": probability}
+
     has_expected = True  # type: ignore[assignment]
 
     def expected(self, eta: Array, columns: Columns) -> Array:
@@ -200,6 +208,7 @@ def ordered_logit(
 
     The cut points c_0 < ... < c_(J-2) hold the constant: x has none (a constant implied by the
     formula is left out). As Stata's `ologit` and R's `MASS::polr` (SAS and `VGAM` may write + x'b).
+    `predict("probability")` gives every category's, `margins(what="probability[2]")` effects on one.
 
     Parameters
     ----------

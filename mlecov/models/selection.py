@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from mlecov.kinds import interval, positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build
 from mlecov.models.ends import change_outcome
+from mlecov.models.predicted import Declared, OfRows
 from mlecov.models.working import regress, set_constant
 
 Array = npt.NDArray[np.float64]
@@ -98,6 +100,17 @@ class Heckman(Model):
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.asarray(eta[0])
 
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean: x'b; conditional: E(y | seen); expected: E(y seen), zero where not; selection: P(seen); mills."""
+        return {
+            "mean": OfRows(self.mean),
+            "conditional": OfRows(_conditional),
+            "expected": OfRows(lambda eta, columns: special.ndtr(eta[1]) * _conditional(eta, columns)),
+            "selection": OfRows(lambda eta, columns: special.ndtr(eta[1])),
+            "mills": OfRows(lambda eta, columns: log_ndtr_derivatives(eta[1], 1)[1]),
+        }
+
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         none = special.ndtr(-eta[1])
         return np.where(columns["selected"] == 1, none, 0.0), np.where(columns["selected"] == 1, 1.0, none)
@@ -108,6 +121,12 @@ class Heckman(Model):
         seen = eta[1] + u > 0
         y = eta[0] + np.exp(eta[2]) * (rho * u + np.sqrt(1 - rho * rho) * w)
         return {"y": np.where(seen, y, 0.0), "selected": seen.astype(float)}
+
+
+def _conditional(eta: Array, columns: Columns) -> Array:
+    """Return E(y | seen) = x'b + rho sigma phi(z'g) / Phi(z'g) (n,)."""
+    mills = log_ndtr_derivatives(eta[1], 1)[1]
+    return np.asarray(eta[0] + np.tanh(0.5 * eta[3]) * np.exp(eta[2]) * mills)
 
 
 def _seen(eta: Array, y: Array, order: int) -> RowDerivatives:
@@ -164,7 +183,9 @@ def heckman(
 
     Full maximum likelihood, not two-step. Stata's `heckman` reports athrho = atanh(rho) and lnsigma
     with the observed information (`oim`); R's `sampleSelection::selection` likewise, its published
-    tables BHHH (`opg`). `mean` is x'b, of all rows, selected or not.
+    tables BHHH (`opg`). `predict` knows "mean", x'b of all rows, selected or not; "conditional",
+    E(y | seen) (Stata's ycond); "expected", E(y) with zero where not seen (yexpected); "selection",
+    P(seen) (psel); and "mills", phi / Phi at z'g.
 
     Parameters
     ----------

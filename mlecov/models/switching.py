@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from mlecov.errors import SpecificationError
 from mlecov.kinds import Kind, interval, positive, real, simplex
 from mlecov.likelihood.base import Facts
 from mlecov.models.jets import Jets
+from mlecov.models.predicted import Ahead, Declared, OfSample, Sampled, of_params, psi_weights
 from mlecov.models.whole import (
     Columns,
     Derivatives,
@@ -47,6 +49,7 @@ class Switching(WholeModel):
     own_sigma: bool
     last: LastPass = field(default_factory=LastPass, repr=False, compare=False)
     name = "markov_switching"
+    has_forecast: ClassVar[bool] = True
 
     @property
     def n_moves(self) -> int:
@@ -152,24 +155,152 @@ class Switching(WholeModel):
             second[place[row, row]] += (1.0 - 3.0 * (e / scale) ** 2) / scale**2 * member
         return np.concatenate([f[None], f * dl, f * second]), top
 
-    def _filter(self, params: Array, y: Array, jets: Jets) -> tuple[Array, Array]:
-        """Return the jet (D, n) of f(y_t | past) over a scale, and the log of the scale (n,)."""
+    def _steps(self, params: Array, y: Array, jets: Jets) -> Iterator[tuple[int, float, Array, Array, Array]]:
+        """Yield each term with the log of a scale and jets: P(state | past) (D, S), P(state, y_t | past) over
+        the scale (D, S), and its sum (D,).
+        """
         n = len(y) - self.p
         T = self.transition(params, jets)
-        likelihoods = np.empty((jets.size, n))
-        logs = np.empty(n)
         ahead = self.first(T, jets)
         for start in range(0, n, BLOCK):
             stop = min(start + BLOCK, n)
-            f, logs[start:stop] = self.densities(params, y, jets, start, stop)
+            f, logs = self.densities(params, y, jets, start, stop)
             for t in range(start, stop):
                 joint = jets.multiply(ahead, f[:, t - start])
                 total = joint.sum(axis=1)
-                likelihoods[:, t] = total
+                yield t, logs[t - start], ahead, joint, total
                 reduced = joint.reshape(jets.size, -1, self.regimes).sum(axis=2)
                 reduced = jets.multiply(reduced, jets.reciprocal(total)[:, None])
                 ahead = self._move(reduced.reshape(jets.size, self.regimes, -1), T, jets)
+
+    def _filter(self, params: Array, y: Array, jets: Jets) -> tuple[Array, Array]:
+        """Return the jet (D, n) of f(y_t | past) over a scale, and the log of the scale (n,)."""
+        n = len(y) - self.p
+        likelihoods, logs = np.empty((jets.size, n)), np.empty(n)
+        for t, log_scale, _, _, total in self._steps(params, y, jets):
+            likelihoods[:, t], logs[t] = total, log_scale
         return likelihoods, logs
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """predicted, filtered, smoothed: P(s_t = j | past; and y_t; all y); mean: E(y_t | past); residual.
+
+        duration: 1 / (1 - p_jj), expected periods in a regime.
+        """
+        labels = tuple(map(str, range(self.regimes)))
+        found: dict[str, Declared] = {
+            name: OfSample(of_params(self._regimes(name)), labels)
+            for name in ("predicted", "filtered", "smoothed")
+        }
+        found |= {name: OfSample(of_params(self._mean(name))) for name in ("mean", "residual")}
+        return found | {"duration": OfSample(of_params(self._duration), index=labels)}
+
+    def _duration(self, params: Array, columns: Columns, order: int) -> Sampled:
+        jets = Jets(len(params), min(order, 1))
+        T = self.transition(params, jets)
+        left = -np.diagonal(T, axis1=1, axis2=2)
+        left[0] += 1.0
+        found = jets.reciprocal(left)
+        return Sampled(found[0], found[1:].T if order else None)
+
+    def _states(self, params: Array, y: Array, jets: Jets) -> tuple[Array, Array]:
+        """Return the jets P(joint state | past) and P(joint state | past and y_t), (D, n, S) each."""
+        ahead, now = np.empty((2, jets.size, len(y) - self.p, self.states.shape[1]))
+        for t, _, before, joint, total in self._steps(params, y, jets):
+            ahead[:, t] = before
+            now[:, t] = jets.multiply(joint, jets.reciprocal(total)[:, None])
+        return ahead, now
+
+    def smooth(self, now: Array, jets: Jets) -> Array:
+        """Return the jet P(joint state | all y) (D, n, S) from the filtered one.
+
+        Given (s_t, ..., s_{t-lags+1}) and y up to t the oldest regime s_{t-lags} does not depend on later
+        outcomes: P(state_t | all) = P(state_t | t) P(recent_t | all) / P(recent_t | t), and recent_t is a part
+        of state_{t+1}. Reference: Kim (1994), J. Econometrics 60.
+        """
+        found, M = now.copy(), self.regimes
+        for t in range(now.shape[1] - 2, -1, -1):
+            later = found[:, t + 1].reshape(jets.size, M, -1).sum(axis=1)
+            recent = now[:, t].reshape(jets.size, -1, M).sum(axis=2)
+            recent[0] = np.maximum(recent[0], 1e-100)  # regimes that can not be: zero over zero is zero
+            share = jets.multiply(later, jets.reciprocal(recent))
+            found[:, t] = jets.multiply(now[:, t], np.repeat(share, M, axis=1))
+        return found
+
+    def _regimes(self, name: str) -> Callable[[Array, Columns, int], Sampled]:
+        """Return the function (params, columns, order) of the regimes' probabilities (M, n)."""
+
+        def path(params: Array, columns: Columns, order: int) -> Sampled:
+            jets = Jets(len(params), min(order, 1))
+            ahead, now = self._states(params, columns["y"], jets)
+            joint = {"predicted": ahead, "filtered": now}.get(name)
+            joint = self.smooth(now, jets) if joint is None else joint
+            found = joint.reshape(*joint.shape[:2], self.regimes, -1).sum(axis=3)
+            return Sampled(found[0].T, np.moveaxis(found[1:], 0, -1).swapaxes(0, 1) if order else None)
+
+        return path
+
+    def _mean(self, name: str) -> Callable[[Array, Columns, int], Sampled]:
+        """Return the function (params, columns, order) of E(y_t | past) (n,), or of y_t less that."""
+
+        def path(params: Array, columns: Columns, order: int) -> Sampled:
+            jets, y, M, p, s = (
+                Jets(len(params), min(order, 1)),
+                columns["y"],
+                self.regimes,
+                self.p,
+                self.states,
+            )
+            ahead = self._states(params, y, jets)[0]
+            at, ar = self.n_moves, len(params) - p
+            mu, phi = params[at : at + M], params[ar:]
+            past = [y[p - j : len(y) - j, None] - mu[s[j]] for j in range(1, p + 1)]  # (n, S) each
+            level = mu[s[0]] + sum(phi[j] * past[j] for j in range(p)) + np.zeros((len(y) - p, 1))
+            value, sign = (ahead[0] * level).sum(axis=1), 1.0
+            if name == "residual":
+                value, sign = y[p:] - value, -1.0
+            if not order:
+                return Sampled(value)
+            slope = (ahead[1:] * level).sum(axis=2)
+            for i in range(M):
+                moved = (s[0] == i) - sum(phi[j] * (s[j + 1] == i) for j in range(p))
+                slope[at + i] += ahead[0] @ moved
+            for j in range(p):
+                slope[ar + j] += (ahead[0] * past[j]).sum(axis=1)
+            return Sampled(value, sign * slope.T)
+
+        return path
+
+    def ahead(self, params: Array, columns: Columns, steps: int, X: Array) -> Ahead:
+        """Return mean and variance of y and the regimes' probabilities (steps,) ahead, in closed form.
+
+            y_{T+k} = mu(s_{T+k}) + z_{T+k},   z_t = sum phi_j z_{t-j} + sigma(s_t) e_t
+
+        Given the joint state at T the past z are known and the regimes to come independent of e: the
+        mean is E mu(s_{T+k}) + E z_{T+k}, the variance that of mu(s_{T+k}), plus
+        sum_{i<k} psi_i^2 E sigma^2(s_{T+k-i}), plus that of the conditional mean between states.
+        """
+        y, M, p, jets = columns["y"], self.regimes, self.p, Jets(len(params), 0)
+        at = self.n_moves
+        mu, phi = params[at : at + M], params[len(params) - p :]
+        sigma2 = np.broadcast_to(params[at + M : len(params) - p] ** 2, M)
+        T = self.transition(params, jets)[0]
+        weight, s = self._states(params, y, jets)[1][0, -1], self.states
+        z = [y[len(y) - 1 - j] - mu[s[j]] for j in range(p)][::-1]  # (S,) each, the last newest
+        psi, move, spreads = psi_weights(phi, np.zeros(0), steps) ** 2, np.eye(M), []
+        mean, variance, chance = np.empty(steps), np.empty(steps), np.empty((M, steps))
+        for k in range(steps):
+            move = T @ move  # P(s_{T+k+1} | s_T), columns by s_T
+            spreads.append(sigma2 @ move)
+            z.append(sum((phi[j] * z[-1 - j] for j in range(p)), np.zeros(len(weight))))
+            middle = mu @ move
+            noise = sum(psi[i] * spreads[k - i] for i in range(k + 1))
+            inner = (mu**2 @ move - middle**2 + noise)[s[0]]
+            conditional = middle[s[0]] + z[-1]
+            mean[k] = weight @ conditional
+            variance[k] = weight @ (inner + (conditional - mean[k]) ** 2)
+            chance[:, k] = move[:, s[0]] @ weight
+        return Ahead(mean, variance, {f"regime {i}": chance[i] for i in range(M)})
 
     def derivatives(self, params: Array, columns: Columns, order: int, w: Array | None) -> Derivatives:
         y, jets = columns["y"], Jets(len(params), order)
@@ -260,6 +391,10 @@ def markov_switching(
 
     Stata's `mswitch ar` and statsmodels' MarkovAutoregression are the same; Stata reports p11 and
     p21, statsmodels p[0->0] and p[1->0], sigma2. EViews reports the logits.
+
+    `predict` knows the regimes' probabilities, "predicted", "filtered" and "smoothed" (one regime's:
+    "smoothed[1]"), the one-step "mean" and its "residual", and expected periods in each regime,
+    "duration"; `forecast(steps)` gives the periods to come.
 
     Reference: Hamilton (1989), Econometrica 57, 357-384; Hamilton (1994), chapter 22.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,10 @@ import numpy.typing as npt
 from mlecov.errors import SpecificationError
 from mlecov.kinds import Kind, positive, real
 from mlecov.likelihood.base import Facts
-from mlecov.models.arma_filter import Lags, innovations, stationary
-from mlecov.models.garch_filters import signal
+from mlecov.models.arma_filter import Lags, innovations, state_after, stationary
+from mlecov.models.garch_filters import recursion, signal
 from mlecov.models.jets import Jets
+from mlecov.models.predicted import Ahead, Declared, OfSample, Sampled, of_params
 from mlecov.models.whole import (
     Columns,
     Derivatives,
@@ -36,12 +37,19 @@ LOG_2PI = float(np.log(2 * np.pi))
 
 @dataclass(frozen=True)
 class Arma(WholeModel):
-    """y = X b + u, u a stationary ARMA process; parameters b, ARMA coefficients, sigma."""
+    """y = X b + u, u a stationary ARMA process; parameters b, ARMA coefficients, sigma.
+
+    `differences` are the coefficients of D(L) that made y and X of the columns "level" and
+    "regressors"; `constants` the columns of X that stay one.
+    """
 
     lags: Lags
     width: int
+    differences: tuple[float, ...] = (1.0,)
+    constants: tuple[int, ...] = ()
     last: LastPass = field(default_factory=LastPass, repr=False, compare=False)
     name = "arma"
+    has_forecast: ClassVar[bool] = True
 
     def derivatives(self, params: Array, columns: Columns, order: int, w: Array | None) -> Derivatives:
         b, coefficients, sigma = params[: self.width], params[self.width : -1], float(params[-1])
@@ -83,6 +91,72 @@ class Arma(WholeModel):
         hessian[:-1, -1] = hessian[-1, :-1]
         hessian[-1, -1] = one @ (1.0 - 3.0 * z2) / sigma**2
         return value, scores, hessian
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean: E(y_t | past), in levels; residual: y_t less that, its variance; standardized."""
+        names = ("mean", "variance", "residual", "standardized")
+        return {name: OfSample(of_params(self._path(name))) for name in names}
+
+    def _path(self, name: str) -> Callable[[Array, Columns, int], Sampled]:
+        """Return the function (params, columns, order) of a path (n,) with derivatives (n, m)."""
+
+        def path(params: Array, columns: Columns, order: int) -> Sampled:
+            b, sigma = params[: self.width], float(params[-1])
+            found = innovations(params[self.width : -1], self.lags, columns["data"], min(order, 1))
+            if found is None:
+                return Sampled(np.full(len(columns["y"]), np.nan))
+            jets, V, F = found
+            v = V[:, :, 0] - V[:, :, 1:] @ b
+            level = columns["level"][len(self.differences) - 1 :]
+            f, root = sigma**2 * F[0], sigma * np.sqrt(F[0])
+            value = {"mean": level - v[0], "variance": f, "residual": v[0]}.get(name, v[0] / root)
+            if not order:
+                return Sampled(value)
+            none = np.zeros((1, len(f)))
+            dv = np.concatenate([-V[0, :, 1:].T, v[1 : 1 + jets.k], none])
+            df = np.concatenate([np.zeros((self.width, len(f))), sigma**2 * F[1 : 1 + jets.k], none])
+            df[-1] = 2.0 * f / sigma
+            slope = {"mean": -dv, "variance": df, "residual": dv}.get(name, (dv - 0.5 * df * v[0] / f) / root)
+            return Sampled(value, slope.T)
+
+        return path
+
+    def ahead(self, params: Array, columns: Columns, steps: int, X: Array) -> Ahead:
+        """Return the mean of y (steps,), in levels, and the variance of its forecast's error.
+
+        The state's mean a and variance P after the sample give u_{T+k} = e_1'T^(k-1) a, errors of
+        covariance C P C' + Psi Psi' with rows e_1'T^(k-1) of C and psi-weights in Psi; differences are
+        undone by the recursion y_t = D y_t - sum_j D_j y_{t-j}. Reference: Harvey (1989), section 3.3.
+        """
+        b, sigma, lost = params[: self.width], float(params[-1]), len(self.differences) - 1
+        found = state_after(params[self.width : -1], self.lags, columns["y"] - columns["data"][:, 1:] @ b)
+        if found is None:
+            return Ahead(*np.full((2, steps), np.nan))
+        T, R, a, P = found
+        rows = np.empty((steps, len(a)))
+        rows[0] = np.eye(len(a))[0]
+        for k in range(1, steps):
+            rows[k] = rows[k - 1] @ T
+        psi = np.zeros((steps, steps))
+        for k in range(1, steps):
+            psi[k, 1 : k + 1] = (rows[:k] @ R)[::-1]
+        weights = recursion(-np.array(self.differences[1:]), np.eye(steps)[0])  # of 1 / D(L)
+        undone = np.array([[weights[i - j] if i >= j else 0.0 for j in range(steps)] for i in range(steps)])
+        spread = undone @ (rows @ P @ rows.T + psi @ psi.T) @ undone.T
+        past = columns["regressors"]
+        moved = self.difference(np.concatenate([past[len(past) - lost :], X]))
+        moved[:, list(self.constants)] = 1.0
+        level = list(columns["level"][len(columns["level"]) - lost :])
+        for change in moved @ b + rows @ a:
+            level.append(change - sum(c * level[-j] for j, c in enumerate(self.differences[1:], 1)))
+        return Ahead(np.array(level[lost:]), sigma**2 * np.diag(spread))
+
+    def difference(self, values: Array) -> Array:
+        """Return D(L) of values (N,) or (N, p), less the first rows that it uses up."""
+        lost = len(self.differences) - 1
+        parts = (c * values[lost - j : len(values) - j] for j, c in enumerate(self.differences) if c)
+        return np.asarray(sum(parts))
 
     def start(self, likelihood: WholeLikelihood) -> Array:
         """Return least squares, Hannan-Rissanen coefficients and the innovations' standard deviation."""
@@ -127,7 +201,11 @@ class Arma(WholeModel):
         e = rng.standard_normal(len(data) - 1)
         u[1:] = signal.lfilter(np.append(R[0], 0.0), ar, e, zi=memory)[0]
         y = data[:, 1:] @ params[: self.width] + params[-1] * u
-        return {"y": y, "data": np.column_stack([y, data[:, 1:]])}
+        # the first levels stay; the forcing that makes them from nothing before is D(L) of them
+        lost = len(self.differences) - 1
+        first = [float(np.dot(self.differences[: t + 1], columns["level"][t::-1])) for t in range(lost)]
+        level = recursion(-np.array(self.differences[1:]), np.concatenate([first, y]))
+        return {"y": y, "data": np.column_stack([y, data[:, 1:]]), "level": level}
 
 
 def _lags(value: int | Sequence[int], what: str, season: int = 1) -> tuple[int, ...]:
@@ -140,16 +218,19 @@ def _lags(value: int | Sequence[int], what: str, season: int = 1) -> tuple[int, 
     return tuple(season * lag for lag in found)
 
 
-def _difference(series: Series, d: int, seasonal: int, season: int) -> tuple[Array, Array]:
-    """Return the differenced outcome and regressors; a constant stays one."""
-    y, X = series.y, series.block.matrix
+def _difference(
+    series: Series, d: int, seasonal: int, season: int
+) -> tuple[Array, Array, tuple[float, ...], tuple[int, ...]]:
+    """Return the differenced outcome and regressors (a constant stays one), D(L) and the constants."""
+    y, X, polynomial = series.y, series.block.matrix, np.ones(1)
     fixed = [j for j, name in enumerate(series.block.names) if name == "Intercept"]
     for lag, times in ((1, d), (season, seasonal)):
         for _ in range(times):
             y, X = y[lag:] - y[:-lag], X[lag:] - X[:-lag]
+            polynomial = np.convolve(polynomial, np.concatenate([[1.0], np.zeros(lag - 1), [-1.0]]))
     X = X.copy()
     X[:, fixed] = 1.0
-    return y, X
+    return y, X, tuple(map(float, polynomial)), tuple(fixed)
 
 
 def arma(
@@ -191,6 +272,9 @@ def arma(
     has sigma2, and a trend that is an intercept, mu (1 - sum phi). R's `arima` reports sigma^2; its
     ML is this likelihood. Non-stationary phi are refused by the likelihood; theta is not restricted.
 
+    `predict` knows "mean" (one step ahead, in levels: Stata's `predict, y`), "residual", its
+    "variance" and "standardized"; `forecast(steps)` gives the periods to come, in levels.
+
     Reference: Harvey (1989), section 3.3; Hamilton (1994), Time Series Analysis, section 13.4.
 
     Example
@@ -207,7 +291,7 @@ def arma(
     series = read_series("arma", y, data)
     lost = d + s * D
     refuse_constant(series, "arma", lost + lags.k + len(series.block.names) + 2)
-    outcome, X = _difference(series, d, D, s)
+    outcome, X, differences, constants = _difference(series, d, D, s)
     width = X.shape[1]
     kinds: dict[str, Kind] = {"mu": series.kind()} if width else {}
     for name, part in (
@@ -222,9 +306,9 @@ def arma(
     facts = Facts("arma", "whole, closed form", series.outcome, {"blocks": {"mu": block}})
     rows = replace(series.rows, drop_first=lost, cache={})
     columns = {"y": outcome, "data": np.column_stack([outcome, X])}
-    return WholeLikelihood(
-        ParameterSpace.of(kinds), rows, None, facts, Arma(lags, width), columns, len(outcome)
-    )
+    columns |= {"level": series.y, "regressors": series.block.matrix}
+    model = Arma(lags, width, differences, constants)
+    return WholeLikelihood(ParameterSpace.of(kinds), rows, None, facts, model, columns, len(outcome))
 
 
 def ar(y: Any, data: Any = None, *, p: int | Sequence[int] = 1, **options: Any) -> WholeLikelihood:

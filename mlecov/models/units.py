@@ -13,10 +13,20 @@ import numpy.typing as npt
 
 from mlecov.data import Rows, Weights, factorize, numeric, open_table, screen, term_weights, to_numpy
 from mlecov.errors import CovarianceError, DataError, SpecificationError, listing
-from mlecov.formulas import Block, columns_used, evaluate, materialize, parse, variables, without_constant
+from mlecov.formulas import (
+    Block,
+    columns_used,
+    evaluate,
+    materialize,
+    parse,
+    rebuild,
+    variables,
+    without_constant,
+)
 from mlecov.likelihood.base import Curvature, Facts, Likelihood, no_expected_information
 from mlecov.likelihood.index import collinear
 from mlecov.likelihood.scores import Codes
+from mlecov.models.predicted import Declared
 from mlecov.parameters import LinearTerms, ParameterSpace
 
 Array = npt.NDArray[np.float64]
@@ -34,6 +44,8 @@ class UnitData:
     bounds: Codes
     inner: Codes | None = None
     """A finer grouping within units (choice situations of a person), in order of appearance, or None."""
+    place: Codes | None = None
+    """Row of the data (N,) that each row here was; None: the same order."""
 
     @cached_property
     def codes(self) -> Codes:
@@ -43,6 +55,14 @@ class UnitData:
     def sums(self, values: Array) -> Array:
         """Return the sums of values (N, ...) over the rows of each unit (n, ...)."""
         return np.asarray(np.add.reduceat(values, self.bounds[:-1], axis=0))
+
+    def as_given(self, values: Array) -> Array:
+        """Return values (..., N) of the rows in the order of the data."""
+        if self.place is None:
+            return values
+        found = np.empty_like(values)
+        found[..., self.place] = values
+        return found
 
     def take(self, terms: npt.NDArray[np.intp]) -> UnitData:
         """Return the rows of a choice of units, repetition allowed."""
@@ -54,6 +74,12 @@ class UnitData:
             # a unit drawn twice has its situations twice
             pairs = np.repeat(np.arange(len(terms)), sizes) * (self.inner.max() + 1) + self.inner[rows]
             inner = factorize(pairs)[0]
+        place = None
+        if self.place is not None:
+            # the rows of a choice of units follow each other unit by unit, in the data's order within each
+            sorted_rows = np.lexsort((self.place[rows], np.repeat(np.arange(len(terms)), sizes)))
+            place = np.empty(len(rows), dtype=np.intp)
+            place[sorted_rows] = np.arange(len(rows))
         return replace(
             self,
             matrix=self.matrix[rows],
@@ -61,6 +87,7 @@ class UnitData:
             offset=self.offset[rows],
             bounds=bounds,
             inner=inner,
+            place=place,
         )
 
 
@@ -109,6 +136,27 @@ class UnitLikelihood(Likelihood):
     @abstractmethod
     def linear_predictor(self, theta: Array) -> Array:
         """Return x'b + offset of every row (N,)."""
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """What `predict` knows by name."""
+        return {}
+
+    def at(self: U, data: Any) -> U:
+        """Return the likelihood over the units of new data, whose outcomes are not known (zero).
+
+        Raises
+        ------
+        DataError
+            For missing columns or values.
+        """
+        extra = self.facts.extra
+        names = [name for name in (self.rows.unit_name, extra["inner"]) if name is not None]
+        table, block = open_table(data), extra["blocks"]["mu"]
+        rows = screen(table, sorted(columns_used(block.terms, table)) + names, "raise", self.rows.unit_name)
+        inner = None if extra["inner"] is None else rows.raw(extra["inner"])
+        made = _sorted(rebuild(block, rows), np.zeros(rows.n_rows), rows, inner)
+        return replace(self, rows=rows, weights=None, data=made)
 
 
 def take_units(rows: Rows, terms: npt.NDArray[np.intp]) -> Rows:
@@ -179,7 +227,8 @@ def open_units(
     for kind, value in weights.items():
         own = term_weights(rows, value, kind)  # type: ignore[arg-type]
     made = _sorted(block, evaluate(parsed.left, rows), rows, None if inner is None else rows.raw(inner))
-    return made, rows, own, Facts(name, "units, closed form", parsed.left, {"blocks": {"mu": block}})
+    extra = {"blocks": {"mu": block}, "inner": inner}
+    return made, rows, own, Facts(name, "units, closed form", parsed.left, extra)
 
 
 def _as_frame(
@@ -212,4 +261,5 @@ def _sorted(block: Block, y: Array, rows: Rows, inner: npt.NDArray[Any] | None) 
         order = np.lexsort((fine, rows.unit))
         fine = factorize(fine[order])[0]
     bounds = np.searchsorted(rows.unit[order], np.arange(rows.n_terms + 1))
-    return UnitData(block.names, np.ascontiguousarray(matrix[order]), y[order], shift[order], bounds, fine)
+    X = np.ascontiguousarray(matrix[order])
+    return UnitData(block.names, X, y[order], shift[order], bounds, fine, order)

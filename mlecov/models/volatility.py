@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +15,7 @@ from mlecov.errors import SpecificationError, suggestion
 from mlecov.kinds import Kind, interval, positive, real
 from mlecov.likelihood.base import Facts
 from mlecov.models.garch_filters import Mean, Presample, Variance, recursion
+from mlecov.models.predicted import Ahead, Declared, OfSample, Sampled, of_params, psi_weights
 from mlecov.models.whole import (
     Columns,
     Derivatives,
@@ -108,6 +110,7 @@ class Garch(WholeModel):
     block_diagonal: bool
     name = "garch"
     has_expected: ClassVar[bool] = True
+    has_forecast: ClassVar[bool] = True
 
     def paths(self, params: Array, columns: Columns) -> tuple[Array, Array, Array | None, Array, float]:
         """Return e, e^2, e^2 1(e < 0), h (n,) each and s0."""
@@ -199,6 +202,70 @@ class Garch(WholeModel):
             total[:mean, mean:] = 0.0
             total[mean:, :mean] = 0.0
         return total
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean: E(y_t | past); variance: h_t; volatility: its root; residual: e_t; standardized."""
+        names = ("mean", "variance", "volatility", "residual", "standardized")
+        return {name: OfSample(of_params(self._path(name))) for name in names}
+
+    def _path(self, name: str) -> Callable[[Array, Columns, int], Sampled]:
+        """Return the function (params, columns, order) of a path (n,) with derivatives (n, m)."""
+
+        def path(params: Array, columns: Columns, order: int) -> Sampled:
+            e, s, down, h, s0 = self.paths(params, columns)
+            root = np.sqrt(h)
+            y = columns["y"][self.mean.ar :]
+            value = {"mean": y - e, "variance": h, "volatility": root, "residual": e}.get(name, e / root)
+            if not order:
+                return Sampled(value)
+            de, dh, _ = self._slopes(params, columns, e, s, down, h, s0)
+            by_e, by_h = np.zeros((2, len(params), len(e)))
+            by_e[: len(de)], by_h[: len(dh)] = de, dh
+            slope = {"mean": -by_e, "variance": by_h, "volatility": 0.5 * by_h / root, "residual": by_e}.get(
+                name, (by_e - 0.5 * by_h * e / h) / root
+            )
+            return Sampled(value, slope.T)
+
+        return path
+
+    def ahead(self, params: Array, columns: Columns, steps: int, X: Array) -> Ahead:
+        """Return the mean of y, the variance of its forecast's error and E(h) (steps,) each.
+
+            E h_{T+k} = omega + sum (alpha_i + gamma_i / 2) E e^2_{T+k-i} + sum beta_j E h_{T+k-j}
+            V(y_{T+k} | T) = sum_{j<k} psi_j^2 E h_{T+k-j}
+
+        e^2 is what it was up to T, its expectation is E h after (half of it negative: errors are
+        symmetric). Reference: Engle & Bollerslev (1986), Econometric Reviews 5.
+        """
+        mean = self.mean
+        b, phi, theta = np.split(params[: mean.size], [mean.width, mean.width + mean.ar])
+        omega, alpha, gamma, beta = self.variance.split(params[mean.size : mean.size + self.variance.size])
+        e, s, down, h, s0 = self.paths(params, columns)
+        lags = max(len(alpha), len(gamma), len(beta))
+        squares, below, before = (
+            [first] * lags + list(known)
+            for first, known in ((s0, s), (0.5 * s0, s if down is None else down), (s0, h))
+        )
+        u = list(columns["y"] - columns["X"] @ b)
+        noise = [0.0] * mean.ma + list(e) + [0.0] * steps
+        last = mean.ma + len(e)
+        for k in range(steps):
+            now = omega + sum(a * squares[-1 - i] for i, a in enumerate(alpha))
+            now += sum(g * below[-1 - i] for i, g in enumerate(gamma))
+            now += sum(c * before[-1 - j] for j, c in enumerate(beta))
+            squares.append(now)
+            below.append(0.5 * now)
+            before.append(now)
+            u.append(
+                sum(c * u[-1 - i] for i, c in enumerate(phi))
+                + sum(c * noise[last + k - 1 - j] for j, c in enumerate(theta))
+            )
+        expected = np.array(before[len(before) - steps :])
+        psi = psi_weights(phi, theta, steps) ** 2
+        variance = np.convolve(psi, expected)[:steps]
+        df = float(params[-1]) if self.student else None
+        return Ahead(X @ b + np.array(u[len(u) - steps :]), variance, {"variance": expected}, df)
 
     def start(self, likelihood: WholeLikelihood) -> Array:
         """Return least squares (Hannan-Rissanen) for the mean and the best of a few (alpha, beta)."""
@@ -322,6 +389,9 @@ def garch(
         Whether the expected information (`eim`, `bw`) has zeros between mean and variance, as it
         has in expectation for symmetric models. None: yes without asymmetry. False: the sum of
         conditional expectations as it is.
+
+    `predict` knows "mean", "variance" (h_t), "volatility" (its root), "residual" and "standardized";
+    `forecast(steps)` gives the periods to come.
 
     References: Engle (1982), Econometrica 50; Bollerslev (1986), J. Econometrics 31; Glosten,
     Jagannathan & Runkle (1993), J. Finance 48; Fiorentini, Calzolari & Panattoni (1996), J. Applied

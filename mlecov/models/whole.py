@@ -23,6 +23,7 @@ from mlecov.kinds import Kind, real
 from mlecov.likelihood.base import Curvature, Evaluation, Facts, Likelihood, no_expected_information
 from mlecov.likelihood.index import collinear
 from mlecov.likelihood.scores import Codes, DenseScores
+from mlecov.models.predicted import Ahead, Declared
 from mlecov.parameters import LinearTerms, ParameterSpace
 
 Array = npt.NDArray[np.float64]
@@ -36,6 +37,7 @@ class WholeModel(ABC):
     name: ClassVar[str]
     separable: ClassVar[bool] = False
     has_expected: ClassVar[bool] = False
+    has_forecast: ClassVar[bool] = False
 
     @abstractmethod
     def derivatives(self, params: Array, columns: Columns, order: int, w: Array | None) -> Derivatives:
@@ -52,6 +54,15 @@ class WholeModel(ABC):
     def expected(self, params: Array, columns: Columns, w: Array | None) -> Array:
         """Return the expected information in the reported parameters (m, m)."""
         raise CovarianceError(no_expected_information(self.name))
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """What `predict` knows by name."""
+        return {}
+
+    def ahead(self, params: Array, columns: Columns, steps: int, X: Array) -> Ahead:
+        """Return the mean and variance of the h = `steps` periods after the sample, regressors X (h, p)."""
+        raise SpecificationError(f"{self.name} has no forecasts.")
 
     def take(self, columns: Columns, terms: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[Any]]:
         """Return the columns of a choice of terms; for separable models whose terms are rows."""
