@@ -19,6 +19,7 @@ from mlecov.covariance.specs import Basic, Spec, parse
 from mlecov.diagnostics.facade import Assessed
 from mlecov.errors import CovarianceError
 from mlecov.inference.delta import nlcom
+from mlecov.inference.forecast import Forecast, forecast
 from mlecov.inference.hypothesis import lincom, t_test, wald, wald_test
 from mlecov.inference.margins import margins
 from mlecov.inference.multiple import bands
@@ -357,8 +358,22 @@ class Fit(Assessed):
         cov: Any = None,
         alpha: float = 0.05,
     ) -> Prediction:
-        """Return "mean", "predictor", a parameter, or a function of names, for each row."""
+        """Return a quantity of the model ("mean", "variance", ...), "predictor", a parameter, or a function
+        of names, for each row: see `inference.predict.predict`.
+        """
         return predict(self.optimum, self.cov(cov), what, data, alpha)
+
+    def forecast(
+        self,
+        steps: int = 1,
+        data: Any = None,
+        *,
+        parameters: bool = False,
+        cov: Any = None,
+        alpha: float = 0.05,
+    ) -> Forecast:
+        """Return mean, standard error and interval of the periods after the sample: see `forecast`."""
+        return forecast(self.optimum, self.cov(cov), steps, data, parameters=parameters, alpha=alpha)
 
     def margins(
         self, variables: str | Sequence[str] | None = None, *, cov: Any = None, **options: Any
