@@ -308,11 +308,12 @@ class SampleQuantity(Quantity):
     def place(self, likelihood: Likelihood, data: Any) -> Setting:
         sample = likelihood.unrestricted
         if data is not None:
-            if not (self.declared.anew and isinstance(sample, UnitLikelihood)):
+            if not self.declared.anew:
                 raise SpecificationError(
                     f"the {self.name} of {sample.facts.name} is of the fit's own sample; leave data= out. For "
                     "periods to come use forecast(steps)."
                 )
+            assert isinstance(sample, (UnitLikelihood, WholeLikelihood))
             sample = sample.at(data)
         return Setting({}, {}, {}, sample.rows.n_rows, sample.rows, sample)
 

@@ -111,9 +111,36 @@ class LinearMixed(WholeModel):
         return {
             "mean": OfNames(lambda mu: mu, ("mu",)),
             "effects": OfSample(of_params(self._effects), self.random),
-            "fitted": OfSample(self._fitted, index="rows"),
+            "fitted": OfSample(self._fitted, index="rows", anew=True),
             "residual": OfSample(self._residual, index="rows"),
         }
+
+    def at(self, likelihood: WholeLikelihood, data: Any) -> WholeLikelihood:
+        """Return the likelihood, its units and sums, over new rows of those units.
+
+        Raises
+        ------
+        DataError
+            For units that the fit has not seen, and missing columns or values.
+        """
+        facts, old, table = likelihood.facts, likelihood.rows, open_table(data)
+        blocks = {"mu": facts.extra["blocks"]["mu"], "random": facts.extra["random"]}
+        used = {name for block in blocks.values() for name in columns_used(block.terms, table)}
+        assert old.unit_name is not None and old.unit_labels is not None
+        rows = screen(table, [*sorted(used), old.unit_name], "raise", old.unit_name)
+        place = {label: i for i, label in enumerate(old.unit_labels.tolist())}
+        labels = rows.raw(old.unit_name).tolist()
+        unseen = [label for label in dict.fromkeys(labels) if label not in place]
+        if unseen:
+            raise DataError(
+                f"linear_mixed: unit(s) {listing(unseen, 5)} of {old.unit_name!r} are not among those of the fit, so "
+                "that their effects are not known; predict('mean') needs none."
+            )
+        codes = np.array([place[label] for label in labels], dtype=np.intp)
+        rows = replace(rows, unit=codes, unit_labels=old.unit_labels)
+        made = {name: rebuild(block, rows) for name, block in blocks.items()}
+        extra = {**facts.extra, "blocks": {"mu": made["mu"]}, "random": made["random"]}
+        return replace(likelihood, rows=rows, facts=replace(facts, extra=extra))
 
     def _posterior(self, params: Array, columns: Columns) -> tuple[Array, Array]:
         """Return the mean (n, q) and variance (n, q, q) of c_i given y_i: M Z'r and sigma^2 M,
@@ -354,7 +381,7 @@ def linear_mixed(
     whose maximum is zero has no finite logarithm: the fit then does not converge, and says so.
 
     `predict` knows "mean" (x'b), "effects" (best linear unbiased predictions of c_i, by unit; one
-    column's: "effects[days]"), "fitted" (x'b + z'c_i) and "residual". Their standard errors add the
+    column's: "effects[days]"), "fitted" (x'b + z'c_i, also of new rows) and "residual". Their standard errors add the
     delta method's variance to that of c_i given y (Kass & Steffey 1989); lme4 and Stata give the latter.
 
     References: Laird & Ware (1982), Biometrics 38; Kass & Steffey (1989), JASA 84; Pinheiro & Bates (2000), chapter 2.

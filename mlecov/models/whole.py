@@ -64,6 +64,10 @@ class WholeModel(ABC):
         """Return the mean and variance of the h = `steps` periods after the sample, regressors X (h, p)."""
         raise SpecificationError(f"{self.name} has no forecasts.")
 
+    def at(self, likelihood: WholeLikelihood, data: Any) -> WholeLikelihood:
+        """Return the likelihood over the rows of new data."""
+        raise SpecificationError(f"{self.name} is not taken to new data.")
+
     def take(self, columns: Columns, terms: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[Any]]:
         """Return the columns of a choice of terms; for separable models whose terms are rows."""
         return {name: values[terms] for name, values in columns.items()}
@@ -177,6 +181,10 @@ class WholeLikelihood(Likelihood):
     @property
     def has_expected_blocks(self) -> bool:
         return self.model.has_expected
+
+    def at(self, data: Any) -> WholeLikelihood:
+        """Return this likelihood over the rows of new data, for quantities that are taken there."""
+        return self.model.at(self, data)
 
     def simulate(self, rng: np.random.Generator, theta: Array) -> WholeLikelihood:
         drawn = self.model.simulate(rng, self.space.report(theta), self.columns)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -563,3 +565,31 @@ def test_refusals() -> None:
         fitted("multinomial").predict("mean")
     with pytest.raises(DataError, match="ttme"):
         fitted("conditional").predict("probability", choices()[["gc", "individual"]])
+    with pytest.raises(DataError, match=r"unit\(s\) 999 of 'subject' are not among those of the fit"):
+        fitted("mixed").predict("fitted", {"days": [1.0], "subject": [999]})
+
+
+def test_fitted_values_of_new_rows() -> None:
+    fit, data = fitted("mixed"), ml.load("sleepstudy")
+    found = fit.predict("fitted")
+    some = data.sample(frac=1, random_state=2)  # as many rows as the fit has, in another order
+    again = fit.predict("fitted", some).frame()
+    np.testing.assert_allclose(again.to_numpy(), found.frame().loc[some.index].to_numpy(), rtol=1e-9)
+    later = fit.predict("fitted", {"days": [20.0], "subject": [309]}).values[0]
+    effects = fit.predict("effects").frame().loc[309]
+    intercept, slope = fit.params[["mu[Intercept]", "mu[days]"]]
+    by_hand = intercept + effects["effects[Intercept]"] + 20 * (slope + effects["effects[days]"])
+    assert later == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_the_guide_names_every_quantity() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "pages" / "inference.md").read_text(
+        encoding="utf-8"
+    )
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for make in FITS.values():
+        lik = make()
+        name = lik.facts.name.partition("(")[0]
+        (row,) = [line for line in rows if f"`{name}`" in line.split("|")[1]]
+        told = set(re.findall(r"`(\w+)`", row.split("|")[2]))
+        assert set(quantities_of(lik)) <= told, name
