@@ -16,11 +16,14 @@ from scipy import special
 from mlecov.errors import SpecificationError
 from mlecov.kinds import Kind, interval
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives, pair_index
-from mlecov.models.base import build, outside, set_constant
+from mlecov.models.base import build, least_squares_start, outside, set_constant
 from mlecov.models.count import NB2, NegativeBinomial, Poisson
 from mlecov.models.counting import AT_BOUND, CountModel, bounded, check_counts, weights_of
 
 Array = npt.NDArray[np.float64]
+
+STEPS = 8
+"""Steps of the moment equations that give the start of a truncated count."""
 
 
 def _at(columns: Columns, count: float, n: int) -> dict[str, Any]:
@@ -38,6 +41,30 @@ def _join(second: Array, cross: Array, last: Array) -> Array:
     made = dict(zip(pair_index(n_base), second, strict=True))
     made |= {(e, n_base): cross[e] for e in range(n_base)} | {(n_base, n_base): last}
     return np.stack([made[pair] for pair in pair_index(n_base + 1)])
+
+
+def _start_above(base: CountModel, likelihood: IndexLikelihood, last: int) -> Array:
+    """Return a start theta (k,) of a base whose outcomes are seen only above `last` = c.
+
+    Taken as complete, such outcomes have too large a mean and too small a variance. Completed by what
+    the model says of y <= c, P(y > c) y + sum_j j p_j has mean mu, and P(y > c) y (y - 1) +
+    sum_j j (j - 1) p_j has mean (1 + alpha) mu^2: a few steps towards these moments.
+    """
+    y, w, n = likelihood.columns["y"], weights_of(likelihood), likelihood.n_terms
+    theta = base.start(likelihood)
+    for _ in range(STEPS):
+        eta = np.clip(likelihood.predictors(theta, 0, n)[: len(base.equations)], -30, 30)
+        mean, alpha = np.exp(eta[0]), np.exp(eta[1]) if len(eta) > 1 else 0.0
+        below = [np.exp(base.derivatives(eta, _at(likelihood.columns, j, n), 0)[0]) for j in range(last + 1)]
+        left = 1 - np.sum(below, axis=0)
+        first = left * y + np.sum([j * p for j, p in enumerate(below)], axis=0)
+        pairs = left * y * (y - 1) + np.sum([j * (j - 1) * p for j, p in enumerate(below)], axis=0)
+        theta = least_squares_start(likelihood, eta[0] + first / mean - 1, mean / (1 + alpha * mean))
+        if len(eta) > 1:
+            mean = np.exp(np.clip(likelihood.predictors(theta, 0, n)[0], -30, 30))
+            excess = float(w @ pairs) / float(w @ mean**2) - 1
+            set_constant(likelihood, theta, 1, float(np.log(np.clip(excess, 0.1, 5.0))))
+    return theta
 
 
 @dataclass(frozen=True)
@@ -60,7 +87,7 @@ class WithZeros(CountModel):
         theta = self.base.start(likelihood)
         part = likelihood.subset(np.flatnonzero(y > 0).astype(np.intp))
         if part.n_terms > 4 * part.space.k:
-            theta = self.base.start(part)
+            theta = _start_above(self.base, part, 0)
         eta = np.clip(likelihood.predictors(theta, 0, likelihood.n_terms)[:-1], -30, 30)
         zero = np.exp(self.base.derivatives(eta, _at(likelihood.columns, 0, len(y)), 0)[0])
         return theta, float(w @ (y == 0)) / w.sum(), float(w @ zero) / w.sum()
@@ -142,18 +169,24 @@ def _log_beyond(base: CountModel, eta: Array, columns: Columns, last: int, order
         if second is None:
             return beyond, -odds * first, None
         return beyond, -odds * first, -odds * (second + (1 + odds) * _outer(first))
-    beyond = np.log1p(-base.cdf(eta, _at(columns, last, n))[1])
-    if not order:
-        return beyond, None, None
     if isinstance(base, Poisson):
         # d P(y <= c) / d eta = -mu P(y = c): no difference of sums in the far tail
         mean = np.exp(eta[0])
         beyond = np.log(special.pdtrc(last, mean))
+        if not order:
+            return beyond, None, None
         slope = mean * np.exp(last * eta[0] - mean - special.gammaln(last + 1) - beyond)
         return beyond, slope[None], (slope * (1 + last - mean - slope))[None] if order > 1 else None
+    found = [base.derivatives(eta, _at(columns, j, n), order) for j in range(last + 1)]
+    # 1 - P(0) first: all that is left are small terms where P(0) is near one, as it is for a large alpha
+    left = -np.expm1(found[0][0])
+    for value, _, _ in found[1:]:
+        left = left - np.exp(value)
+    beyond = np.log(left)
+    if not order:
+        return beyond, None, None
     slopes, curves = np.zeros_like(eta), np.zeros((len(pair_index(len(eta))), n))
-    for j in range(last + 1):
-        value, first, second = base.derivatives(eta, _at(columns, j, n), order)
+    for value, first, second in found:
         ratio = np.exp(value - beyond)
         assert first is not None
         slopes -= ratio * first
@@ -248,7 +281,7 @@ class Truncated(CountModel):
         return self.base.boundary(eta, columns)
 
     def start(self, likelihood: IndexLikelihood) -> Array:
-        return self.base.start(likelihood)
+        return _start_above(self.base, likelihood, self.truncation)
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         base, base_first, base_second = self.base.derivatives(eta, columns, order)
