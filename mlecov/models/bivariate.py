@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.errors import SpecificationError
+from mlecov.errors import BoundaryWarning, SpecificationError, warn
 from mlecov.formulas import parse
 from mlecov.functions import bvn_cdf, log_ndtr_derivatives
 from mlecov.kinds import Kind, interval
+from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build, constant_outcome, least_squares_start, outside
 from mlecov.models.predicted import Declared, OfRows
@@ -24,6 +25,8 @@ FAR = 1e-5
 """Probability below which Owen's T (1e-15 absolutely) leaves too few digits: then in logs."""
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 PANELS = 8
+PERFECT = 30.0
+"""2 atanh |rho| from which rho counts as being at its bound (1 - |rho| is 2e-13)."""
 
 
 def log_bivariate_cdf(x: Array, y: Array, rho: Array) -> Array:
@@ -165,6 +168,24 @@ class BivariateProbit(Model):
         return np.asarray(np.expm1(self.derivatives(eta, columns, 0)[0]) > -1e-7)
 
 
+@dataclass(frozen=True)
+class BivariateLikelihood(IndexLikelihood):
+    """A bivariate probit, which says so where rho has run to its bound."""
+
+    def check_final(self, evaluation: Evaluation) -> None:
+        end = evaluation.theta.copy()
+        end[-1] = np.copysign(PERFECT, end[-1])
+        beyond = abs(evaluation.theta[-1]) > PERFECT
+        if beyond or self.evaluate(end).loglike > evaluation.loglike - 1e-6:
+            warn(
+                f"{self.facts.name}: rho is at its bound, {np.sign(end[-1]):+.0f}: the log-likelihood rises all the "
+                "way there, as it does in small samples and where one outcome all but follows from the "
+                "other. There is no interior maximum, and standard errors have no meaning; fix rho "
+                "(fixed={'rho': 0.9}), or model one outcome given the other.",
+                BoundaryWarning,
+            )
+
+
 def _joint(eta: Array, columns: Columns) -> Array:
     """Return P(y = a, y2 = b) (4, n), in the order 00, 01, 10, 11."""
     rho = np.tanh(0.5 * eta[2])
@@ -204,6 +225,7 @@ def bivariate_probit(
             "'y2 ~ x1 + x2'."
         )
     right = second.split("~")[1]
-    return build(
+    made = build(
         BivariateProbit(), formula, data, equations={"mu2": right}, columns={"y2": parsed.left}, **options
     )
+    return BivariateLikelihood(**{f.name: getattr(made, f.name) for f in fields(made)})
