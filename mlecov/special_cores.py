@@ -43,8 +43,13 @@ def _rational_numpy(size: int) -> Callable[..., list[Any]]:
 
     def rational(w: Array, *tables: Rational) -> list[Any]:
         powers = workspace[:, : w.size]
-        for j in range(1, max(len(table[0]) for table in tables)):
-            np.multiply(powers[j - 1], w, out=powers[j])
+        # 1, w, w^2, w^3, then four powers at a time
+        np.copyto(powers[1], w)
+        np.multiply(w, w, out=powers[2])
+        np.multiply(powers[2], w, out=powers[3])
+        fourth = powers[2] * powers[2]
+        for j in range(4, max(len(table[0]) for table in tables), 4):
+            np.multiply(powers[j - 4 : j], fourth, out=powers[j : j + 4])
         return [_dot(p, powers) / _dot(q, powers) for p, q in tables]
 
     return rational
@@ -97,8 +102,7 @@ def exp_half_square(xp: Any, t: Any) -> Any:
     """exp(-t^2 / 2) to rounding: t = r + rest with r^2 exact, for t^2 alone loses t^2 / 2 roundings."""
     t = xp.minimum(t, 40.0)
     r = xp.rint(t * 1048576.0) * (1.0 / 1048576.0)
-    y = 0.5 * (t - r) * (t + r)
-    return xp.exp(-0.5 * r * r) * (1.0 - y * (1.0 - y * (0.5 - y * (1.0 / 6.0))))
+    return xp.exp(-0.5 * r * r) * xp.exp(0.5 * (r - t) * (r + t))
 
 
 def normal(xp: Any, rational: Any, x: Any, order: int) -> tuple[Any, ...]:
@@ -111,11 +115,12 @@ def normal(xp: Any, rational: Any, x: Any, order: int) -> tuple[Any, ...]:
     ratios = rational(w, *tables)
     excess = w * ratios[0]
     hazard = t + excess
-    upper = INV_SQRT_2PI * exp_half_square(xp, t) / hazard  # Phi(-t)
+    density = INV_SQRT_2PI * exp_half_square(xp, t)
+    upper = density / hazard  # Phi(-t)
     value = xp.where(negative, -0.5 * size * size - LOG_SQRT_2PI - xp.log(hazard), xp.log1p(-upper))
     if order == 0:
         return (value,)
-    mills = xp.where(negative, hazard, upper * hazard / (1.0 - upper))
+    mills = xp.where(negative, hazard, density / (1.0 - upper))
     first = xp.where(negative, size + excess, mills)
     gap = xp.where(negative, excess, t + mills)
     second = -mills * gap

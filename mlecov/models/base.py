@@ -246,15 +246,14 @@ def _outcome(y: Any) -> Array:
             f"y has shape {array.shape}; expected (n,). A column (n, 1) would broadcast against predictors (n,) to "
             "an n x n table: pass y.ravel() or y[:, 0]."
         )
-    return numeric("y", array)
+    return array if array.dtype == np.float64 else numeric("y", array)
 
 
 def _matrix(X: Any) -> Array:
     array = np.asarray(X)
     if array.ndim != 2:
         raise DataError(f"X has shape {array.shape}; expected (n, p).")
-    found = numeric("X", array)
-    return found if found.flags.c_contiguous else np.ascontiguousarray(found)
+    return np.ascontiguousarray(array if array.dtype == np.float64 else numeric("X", array))
 
 
 def _column_names(X: Any) -> tuple[str, ...]:

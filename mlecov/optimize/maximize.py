@@ -190,7 +190,9 @@ def _fraction_start(likelihood: Likelihood, plan: list[tuple[str, int | None]]) 
     try:
         part = likelihood.stand_in()
         if part is likelihood:
-            part = likelihood.subset(np.sort(np.random.default_rng(0).choice(n, count, replace=False)))
+            # one term at random out of each of `count` runs of neighbours
+            chosen = (np.arange(count) + np.random.default_rng(0).random(count)) * (n / count)
+            part = likelihood.subset(np.minimum(chosen.astype(np.intp), n - 1))
         first = part.evaluate(part.start(), order=2)
         loop = newton_loop(part, first, "newton", Monitor(), 20, 1e-6)
     except MlecovError:  # the fraction may lack a category or variation
