@@ -61,8 +61,9 @@ def _pool(process: int, workers: int) -> ThreadPoolExecutor:
 
 
 def mark_worker() -> None:
-    """Mark this thread as one of several at work: what it calls starts no threads of its own."""
+    """Mark this thread as one of several at work: what it calls starts no threads, and overflows in silence."""
     _local.worker = True
+    np.seterr(all="ignore")
 
 
 def _alone() -> bool:

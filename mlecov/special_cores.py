@@ -39,7 +39,8 @@ BLOCK = 8192  # rows at a time: powers and temporaries stay in the second-level 
 
 
 def _rational_numpy(size: int) -> Callable[..., list[Any]]:
-    workspace = np.ones((12, size))
+    workspace = np.empty((12, size))
+    workspace[0] = 1.0
 
     def rational(w: Array, *tables: Rational) -> list[Any]:
         powers = workspace[:, : w.size]
@@ -81,13 +82,17 @@ def blocked(core: Callable[..., Sequence[Any]], order: int, *arguments: Any) -> 
     """Run `core` over blocks of the broadcast arguments; one array a derivative, in their shape."""
     if order not in (0, 1, 2, 3):
         raise SpecificationError(f"order of derivative: expected 0, 1, 2 or 3, got {order!r}.")
-    arrays = np.broadcast_arrays(*(np.asarray(argument, dtype=np.float64) for argument in arguments))
+    arrays = [np.asarray(argument, dtype=np.float64) for argument in arguments]
+    if len(arrays) > 1:
+        arrays = list(np.broadcast_arrays(*arrays))
     flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays]
     n = flat[0].size
     rational = _rational_numpy(min(n, BLOCK))
-    out = np.empty((order + 1, n))
     # poles and infinite arguments are answered by the limits, as scipy.special does, in silence
     with np.errstate(all="ignore"):
+        if n <= BLOCK and arrays[0].ndim == 1:
+            return tuple(core(np, rational, *flat, order))
+        out = np.empty((order + 1, n))
         for start in range(0, n, BLOCK):
             rows = slice(start, start + BLOCK)
             for target, value in zip(out, core(np, rational, *(f[rows] for f in flat), order), strict=True):

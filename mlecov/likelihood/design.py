@@ -97,10 +97,10 @@ class DenseDesign(Design):
     def dot(self, coefficients: Array, equation: Equation) -> Array:
         if equation.columns is None:
             return np.broadcast_to(coefficients[0], (self.n_rows, *coefficients.shape[1:]))
-        return np.dot(self._of(equation), coefficients)
+        return np.asarray(np.dot(self._of(equation), coefficients))
 
     def transpose_dot(self, v: Array, equation: Equation) -> Array:
-        return np.dot(v, self._of(equation))
+        return np.asarray(np.dot(v, self._of(equation)))
 
     def left(self, matrix: Any, equation: Equation) -> Array:
         return np.asarray(matrix @ self._of(equation))

@@ -157,16 +157,19 @@ class IndexLikelihood(Likelihood):
             if w is None:
                 return float(value.sum()), first, second
             wb = w[start:stop]
-            return float(wb @ value), None if first is None else first * wb, None if second is None else second * wb
+            return (
+                float(wb @ value),
+                None if first is None else first * wb,
+                None if second is None else second * wb,
+            )
 
         def reduce(
             start: int, stop: int, derived: tuple[float, Array | None, Array | None]
         ) -> tuple[float, Array | None, Array | None]:
             """Return the block's log-likelihood, gradient and Hessian in theta."""
             loglike, first, second = derived
-            with np.errstate(all="ignore"):
-                gradient = None if first is None or not order else self._gradient(first, start, stop)
-                hessian = None if second is None or order < 2 else self._hessian(second, start, stop)
+            gradient = None if first is None or not order else self._gradient(first, start, stop)
+            hessian = None if second is None or order < 2 else self._hessian(second, start, stop)
             return loglike, gradient, hessian
 
         with np.errstate(all="ignore"):
@@ -331,9 +334,9 @@ def weighted_product(left: Array, right: Array, w: Array, same: bool) -> Array:
     scaled = scratch(*right.shape)
     if same and len(w) and w.max() <= 0:
         np.multiply(right, np.sqrt(-w)[:, None], out=scaled)
-        return -np.dot(scaled.T, scaled)
+        return -np.asarray(np.dot(scaled.T, scaled))
     np.multiply(right, w[:, None], out=scaled)
-    return np.dot(left.T, scaled)
+    return np.asarray(np.dot(left.T, scaled))
 
 
 def collinear(matrix: Array, names: tuple[str, ...]) -> str | None:

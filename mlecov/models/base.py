@@ -95,12 +95,17 @@ def least_squares_start(likelihood: IndexLikelihood, z: Array, weights: Array | 
 def set_constant(likelihood: IndexLikelihood, theta: Array, index: int, value: float) -> None:
     """Set the constant of equation `index` in theta (k,): the scalar itself, or a first column of ones."""
     equation = likelihood.equations[index]
-    if equation.columns is None:
+    if equation.columns is None or begins_with_constant(likelihood, index):
         theta[equation.start] = value
-    elif equation.stop > equation.start:
-        unit = np.eye(equation.stop - equation.start)[0]
-        if np.all(likelihood.design.dot(unit, equation) == 1):
-            theta[equation.start] = value
+
+
+def begins_with_constant(likelihood: IndexLikelihood, index: int) -> bool:
+    """Tell whether equation `index` is a constant, or has a first column of ones."""
+    equation = likelihood.equations[index]
+    if equation.columns is None or equation.stop == equation.start:
+        return equation.columns is None
+    unit = np.eye(equation.stop - equation.start)[0]
+    return bool((likelihood.design.dot(unit, equation) == 1).all())
 
 
 def build(

@@ -21,7 +21,7 @@ from mlecov.errors import (
     warn,
 )
 from mlecov.likelihood.base import Evaluation, Likelihood, require_finite
-from mlecov.linalg import describe_direction, describe_singular, try_factor
+from mlecov.linalg import describe_direction, describe_singular
 from mlecov.optimize.checkpoint import Checkpoint
 from mlecov.optimize.newton import Loop, direction, evaluate, newton_loop
 from mlecov.optimize.quasi_newton import METHODS, minimize_negative
@@ -344,7 +344,7 @@ def _judge(likelihood: Likelihood, evaluation: Evaluation, record: Record, defin
 def _warn_near_singular(likelihood: Likelihood, evaluation: Evaluation) -> None:
     """Warn where the scaled information has a condition number of which double precision loses most "
     "digits."""
-    found = try_factor(evaluation.information)
+    found = evaluation.factor
     if (
         found is None
         or found.lower.diagonal().min(initial=1.0) ** 2 > 1e-9
