@@ -177,6 +177,9 @@ def is_missing(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 def all_finite(values: npt.NDArray[Any]) -> bool:
     """Tell whether a float array is surely finite: one pass, no temporaries (False may be an overflow)."""
     with np.errstate(all="ignore"):
+        if values.dtype == np.float64 and values.flags.c_contiguous:
+            flat = values.reshape(-1)
+            return bool(np.isfinite(np.dot(flat, flat)))
         return bool(np.isfinite(values.sum()))
 
 
@@ -376,7 +379,14 @@ def screen(
     """
     if missing not in ("raise", "drop"):
         raise DataError(f"missing={missing!r} is not known; expected 'raise' or 'drop'.")
-    absent = {name: is_missing(table.raw(name)) for name in dict.fromkeys(used)}
+    absent: dict[str, npt.NDArray[np.bool_]] = {}
+    ready: dict[str, Any] = {}
+    for name in dict.fromkeys(used):
+        values = table.raw(name)
+        if values.dtype == np.float64 and all_finite(values):
+            ready[name] = values
+        else:
+            absent[name] = is_missing(values)
     absent = {name: rows for name, rows in absent.items() if rows.any()}
     kept: Codes | None = None
     if absent:
@@ -396,7 +406,8 @@ def screen(
     if n_rows - drop_first <= 0:
         raise DataError(f"no terms are left: {n_rows} rows, of which the first {drop_first} are dropped.")
     if unit is None:
-        return Rows(table, kept, drop_first=drop_first, used=tuple(dict.fromkeys(used)))
+        cache = ready if kept is None else {}
+        return Rows(table, kept, drop_first=drop_first, cache=cache, used=tuple(dict.fromkeys(used)))
     if drop_first:
         raise DataError("drop_first= and unit= can not be combined: with units the terms are units.")
     ids = table.raw(unit)

@@ -68,14 +68,17 @@ class Factor:
 def try_factor(matrix: Array) -> Factor | None:
     """Return the factor of `matrix` (k, k), or None where it is not numerically positive definite."""
     diagonal = matrix.diagonal()
-    if not (diagonal > 0).all() or not np.isfinite(matrix).all():
+    if not diagonal.min(initial=np.inf) > 0:  # nor NaN
         return None
     scale = 1 / np.sqrt(diagonal)
     try:
         lower = np.linalg.cholesky(matrix * (scale[:, None] * scale))
     except np.linalg.LinAlgError:
         return None
-    if lower.diagonal().min() ** 2 < 1e-8 and null_directions(matrix)[0].size:
+    smallest = lower.diagonal().min(initial=1.0)
+    if not smallest > 0 or not np.isfinite(lower).all():
+        return None
+    if smallest < 1e-4 and null_directions(matrix)[0].size:
         return None
     return Factor(matrix, scale, np.asarray(lower))
 

@@ -1,7 +1,10 @@
-"""Work on parts of the rows in threads, where the BLAS would leave cores idle.
+"""Work on blocks of the rows in threads, where the BLAS would leave cores idle.
 
-The parts depend on the number of rows alone, and their results are added in order, so that sums do
-not depend on the number of cores.
+Two shapes: `map_parts` runs one function on parts of the rows; `pipeline` derives block after block in the
+calling thread (many short operations, which threads would only pass the interpreter's lock around for)
+and hands each block's matrix products (few long operations) to another. Blocks depend on the number of
+rows alone, and their results come back in order, so that sums do not depend on the number of cores.
+Products use `np.dot`, which releases the lock; `@` on matrices holds it.
 """
 
 from __future__ import annotations
@@ -9,14 +12,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from mlecov.lazy import lazy
 
 threadpoolctl = lazy("threadpoolctl")
 
+Array = npt.NDArray[np.float64]
+S = TypeVar("S")
 T = TypeVar("T")
 
 SMALL = 8192
@@ -25,8 +35,10 @@ SMALL = 8192
 PART = 65536
 """Rows in a part."""
 
-FEWEST_CORES = 4
-"""Cores from which parts run in threads: on two the work waits for memory, and threads gained nothing."""
+AHEAD = 2
+"""Blocks derived ahead of their products, for each thread that forms products."""
+
+_local = threading.local()
 
 
 @functools.cache
@@ -42,10 +54,21 @@ def _controller() -> Any:
 
 
 @functools.cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    """Return the pool of this process (a fork starts its own)."""
+def _pool(process: int, workers: int) -> ThreadPoolExecutor:
+    """Return the pool of so many threads of this process (a fork starts its own)."""
     del process
-    return ThreadPoolExecutor(cores(), thread_name_prefix="mlecov")
+    return ThreadPoolExecutor(workers, thread_name_prefix="mlecov", initializer=mark_worker)
+
+
+def mark_worker() -> None:
+    """Mark this thread as one of several at work: what it calls starts no threads, and overflows in silence."""
+    _local.worker = True
+    np.seterr(all="ignore")
+
+
+def _alone() -> bool:
+    """Tell whether there is no second core to use, or this thread is itself one of several."""
+    return cores() < 2 or getattr(_local, "worker", False)
 
 
 def single_threaded() -> Any:
@@ -58,15 +81,63 @@ def small_blocks(n: int) -> Any:
     return single_threaded() if n > SMALL else contextlib.nullcontext()
 
 
-def map_parts(function: Callable[[int, int], T], n: int, threads: bool = True) -> list[T]:
+@functools.cache
+def keep_pages() -> None:
+    """Let freed temporaries of up to 24 MB stay with the process, once.
+
+    The GNU allocator maps blocks above a threshold anew each time, at a page fault every 4 KB, and moves
+    the threshold up to the largest such block ever freed; untouched, the block itself costs nothing.
+    """
+    np.empty(3 << 20)
+
+
+def scratch(rows: int, columns: int) -> Array:
+    """Return an uninitialised (rows, columns) array of this thread, valid until the thread's next call.
+
+    For the function that asks alone: large temporaries made anew cost a page fault every 4 KB.
+    """
+    size = rows * columns
+    held: Array | None = getattr(_local, "held", None)
+    if held is None or held.size < size:
+        held = _local.held = np.empty(size)
+    return held[:size].reshape(rows, columns)
+
+
+def map_parts(function: Callable[[int, int], T], n: int) -> list[T]:
     """Return [function(start, stop), ...] for the parts of range(n), in order.
 
-    Parts run in threads, each with a single-threaded BLAS; numpy and BLAS release the interpreter.
+    Parts run in threads, each with a single-threaded BLAS.
     """
     if n <= SMALL:
         return [function(0, n)]
     bounds = [(start, min(start + PART, n)) for start in range(0, n, PART)]
+    keep_pages()
     with single_threaded():
-        if not threads or len(bounds) < 2 or cores() < FEWEST_CORES:
+        if len(bounds) < 2 or _alone():
             return [function(start, stop) for start, stop in bounds]
-        return list(_pool(os.getpid()).map(lambda part: function(*part), bounds))
+        return list(_pool(os.getpid(), cores()).map(lambda part: function(*part), bounds))
+
+
+def pipeline(
+    derive: Callable[[int, int], S], reduce: Callable[[int, int, S], T], bounds: Sequence[tuple[int, int]]
+) -> list[T]:
+    """Return [reduce(start, stop, derive(start, stop)), ...] for the blocks, in order.
+
+    `derive` runs in the calling thread, `reduce` in others, at most `AHEAD` blocks behind for each.
+    """
+    if len(bounds) < 3:
+        return [reduce(start, stop, derive(start, stop)) for start, stop in bounds]
+    keep_pages()
+    with single_threaded():
+        if _alone():
+            return [reduce(start, stop, derive(start, stop)) for start, stop in bounds]
+        workers = cores() - 1
+        pool, room = _pool(os.getpid(), workers), AHEAD * workers
+        done: list[T] = []
+        waiting: deque[Future[T]] = deque()
+        for start, stop in bounds:
+            derived = derive(start, stop)
+            if len(waiting) == room:
+                done.append(waiting.popleft().result())
+            waiting.append(pool.submit(reduce, start, stop, derived))
+        return done + [future.result() for future in waiting]

@@ -39,12 +39,18 @@ BLOCK = 8192  # rows at a time: powers and temporaries stay in the second-level 
 
 
 def _rational_numpy(size: int) -> Callable[..., list[Any]]:
-    workspace = np.ones((12, size))
+    workspace = np.empty((12, size))
+    workspace[0] = 1.0
 
     def rational(w: Array, *tables: Rational) -> list[Any]:
         powers = workspace[:, : w.size]
-        for j in range(1, max(len(table[0]) for table in tables)):
-            np.multiply(powers[j - 1], w, out=powers[j])
+        # 1, w, w^2, w^3, then four powers at a time
+        np.copyto(powers[1], w)
+        np.multiply(w, w, out=powers[2])
+        np.multiply(powers[2], w, out=powers[3])
+        fourth = powers[2] * powers[2]
+        for j in range(4, max(len(table[0]) for table in tables), 4):
+            np.multiply(powers[j - 4 : j], fourth, out=powers[j : j + 4])
         return [_dot(p, powers) / _dot(q, powers) for p, q in tables]
 
     return rational
@@ -76,13 +82,17 @@ def blocked(core: Callable[..., Sequence[Any]], order: int, *arguments: Any) -> 
     """Run `core` over blocks of the broadcast arguments; one array a derivative, in their shape."""
     if order not in (0, 1, 2, 3):
         raise SpecificationError(f"order of derivative: expected 0, 1, 2 or 3, got {order!r}.")
-    arrays = np.broadcast_arrays(*(np.asarray(argument, dtype=np.float64) for argument in arguments))
+    arrays = [np.asarray(argument, dtype=np.float64) for argument in arguments]
+    if len(arrays) > 1:
+        arrays = list(np.broadcast_arrays(*arrays))
     flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays]
     n = flat[0].size
     rational = _rational_numpy(min(n, BLOCK))
-    out = np.empty((order + 1, n))
     # poles and infinite arguments are answered by the limits, as scipy.special does, in silence
     with np.errstate(all="ignore"):
+        if n <= BLOCK and arrays[0].ndim == 1:
+            return tuple(core(np, rational, *flat, order))
+        out = np.empty((order + 1, n))
         for start in range(0, n, BLOCK):
             rows = slice(start, start + BLOCK)
             for target, value in zip(out, core(np, rational, *(f[rows] for f in flat), order), strict=True):
@@ -97,8 +107,7 @@ def exp_half_square(xp: Any, t: Any) -> Any:
     """exp(-t^2 / 2) to rounding: t = r + rest with r^2 exact, for t^2 alone loses t^2 / 2 roundings."""
     t = xp.minimum(t, 40.0)
     r = xp.rint(t * 1048576.0) * (1.0 / 1048576.0)
-    y = 0.5 * (t - r) * (t + r)
-    return xp.exp(-0.5 * r * r) * (1.0 - y * (1.0 - y * (0.5 - y * (1.0 / 6.0))))
+    return xp.exp(-0.5 * r * r) * xp.exp(0.5 * (r - t) * (r + t))
 
 
 def normal(xp: Any, rational: Any, x: Any, order: int) -> tuple[Any, ...]:
@@ -111,11 +120,12 @@ def normal(xp: Any, rational: Any, x: Any, order: int) -> tuple[Any, ...]:
     ratios = rational(w, *tables)
     excess = w * ratios[0]
     hazard = t + excess
-    upper = INV_SQRT_2PI * exp_half_square(xp, t) / hazard  # Phi(-t)
+    density = INV_SQRT_2PI * exp_half_square(xp, t)
+    upper = density / hazard  # Phi(-t)
     value = xp.where(negative, -0.5 * size * size - LOG_SQRT_2PI - xp.log(hazard), xp.log1p(-upper))
     if order == 0:
         return (value,)
-    mills = xp.where(negative, hazard, upper * hazard / (1.0 - upper))
+    mills = xp.where(negative, hazard, density / (1.0 - upper))
     first = xp.where(negative, size + excess, mills)
     gap = xp.where(negative, excess, t + mills)
     second = -mills * gap

@@ -49,8 +49,10 @@ class Covariance:
     @cached_property
     def bse(self) -> Array:
         """Standard errors of params (m,); NaN for fixed entries, which have none."""
-        variance = np.diag(self.user).copy()
-        variance[self.without_variance] = np.nan
+        variance = self.user.diagonal()
+        if self.space.is_identity and variance.min(initial=0.0) >= 0:
+            return np.sqrt(variance)
+        variance = np.where(self.without_variance, np.nan, variance)
         if (variance < -1e-12 * np.abs(variance).max(initial=0)).any():
             bad = [self.space.labels[i] for i in np.flatnonzero(variance < 0)]
             raise CovarianceError(

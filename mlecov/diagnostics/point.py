@@ -117,10 +117,11 @@ class Convergence:
         """Return the finding in words."""
         worst = int(np.argmax(np.abs(self.relative)))
         state = "converged" if self.converged else "NOT CONVERGED"
+        # at rounding it is chance which entry is the largest
+        whose = f" ({self.names[worst]})" if np.abs(self.relative[worst]) > 1e-10 else ""
         found = [
             f"{state} by {self.method} after {self.iterations} iterations: {self.criterion}",
-            f"largest relative gradient {self.relative[worst]:.2g} ({self.names[worst]}); "
-            f"g' I^-1 g = {self.decrement:.2g}",
+            f"largest relative gradient {self.relative[worst]:.2g}{whose}; g' I^-1 g = {self.decrement:.2g}",
         ]
         if not self.definite:
             found.append("the Hessian is not negative definite: this is no maximum")

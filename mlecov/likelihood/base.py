@@ -11,6 +11,7 @@ Vocabulary, signs and shapes (one word per idea, used everywhere):
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -41,7 +42,7 @@ class Evaluation:
     scores: Scores | None = None
     loglike_obs: Array | None = None
 
-    @property
+    @cached_property
     def information(self) -> Array:
         """Observed information -hessian (k, k)."""
         assert self.hessian is not None
@@ -53,16 +54,25 @@ class Evaluation:
         return try_factor(self.information)
 
     @cached_property
+    def newton(self) -> tuple[Array, float] | None:
+        """Newton's step I^-1 g (k,) and the decrement g' I^-1 g, None where I is not positive definite."""
+        assert self.gradient is not None
+        if self.factor is None:
+            return None
+        step = self.factor.solve(self.gradient)
+        return step, float(self.gradient @ step)
+
+    @cached_property
     def meat(self) -> Array:
         """The outer product of the scores (k, k): sum of w s s' or w^2 s s' by the kind of weights."""
         assert self.scores is not None
         return self.scores.meat()
 
-    @property
+    @cached_property
     def is_finite(self) -> bool:
         """Whether the log-likelihood and every derivative asked for are finite."""
         return bool(
-            np.isfinite(self.loglike)
+            math.isfinite(self.loglike)
             and (self.gradient is None or np.isfinite(self.gradient).all())
             and (self.hessian is None or np.isfinite(self.hessian).all())
         )

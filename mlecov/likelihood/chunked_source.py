@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mlecov.data import Table, is_missing
 from mlecov.errors import DataError, suggestion
 from mlecov.lazy import lazy
-from mlecov.parallel import cores, single_threaded
+from mlecov.parallel import cores, mark_worker, single_threaded
 
 pa = lazy("pyarrow")
 ds = lazy("pyarrow.dataset")
@@ -117,7 +117,10 @@ def map_in_order(
             yield function(i, item)
         return
     pending: deque[Future[Any]] = deque()
-    with single_threaded(), ThreadPoolExecutor(cores(), thread_name_prefix="mlecov-block") as pool:
+    with (
+        single_threaded(),
+        ThreadPoolExecutor(cores(), thread_name_prefix="mlecov-block", initializer=mark_worker) as pool,
+    ):
         for i, item in enumerate(items):
             pending.append(pool.submit(function, i, item))
             del item

@@ -97,10 +97,10 @@ class DenseDesign(Design):
     def dot(self, coefficients: Array, equation: Equation) -> Array:
         if equation.columns is None:
             return np.broadcast_to(coefficients[0], (self.n_rows, *coefficients.shape[1:]))
-        return np.asarray(self._of(equation) @ coefficients)
+        return np.asarray(np.dot(self._of(equation), coefficients))
 
     def transpose_dot(self, v: Array, equation: Equation) -> Array:
-        return np.asarray(self._of(equation).T @ v)
+        return np.asarray(np.dot(v, self._of(equation)))
 
     def left(self, matrix: Any, equation: Equation) -> Array:
         return np.asarray(matrix @ self._of(equation))
@@ -112,7 +112,7 @@ class DenseDesign(Design):
             total = np.zeros((first.shape[1], second.shape[1]))
             for low in range(start, stop, 4096):
                 high = min(low + 4096, stop)
-                total += first[low:high].T @ (w[low:high, None] * second[low:high])
+                total += np.dot(first[low:high].T, w[low:high, None] * second[low:high])
             return total
 
         return np.asarray(sum(map_parts(part, self.n_rows)))

@@ -31,7 +31,7 @@ from mlecov.likelihood.design import DenseDesign, Design, Equation
 from mlecov.likelihood.index_scores import IndexScores
 from mlecov.likelihood.scores import Codes
 from mlecov.linalg import describe_direction
-from mlecov.parallel import map_parts
+from mlecov.parallel import pipeline, scratch
 from mlecov.parameters import ParameterSpace
 
 Array = npt.NDArray[np.float64]
@@ -42,12 +42,12 @@ RowDerivatives = tuple[Array, Array | None, Array | None]
 class RowModel(ABC):
     """The log-likelihood of a row as a function of its E predictors, with derivatives."""
 
+    thread_safe: ClassVar[bool] = True
+    """Whether blocks may be differentiated in several threads at once."""
+
     @abstractmethod
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         """Return l (b,), dl/d eta (E, b) if order >= 1, d2l/d eta2 (E(E+1)/2, b) if order >= 2."""
-
-    thread_safe: ClassVar[bool] = True
-    """Whether blocks may be differentiated in several threads at once."""
 
     @property
     def has_expected(self) -> bool:
@@ -69,6 +69,9 @@ class RowModel(ABC):
 
 ROWS = 16384
 """Rows differentiated at a time: large beside the cost of a call, small beside the cache."""
+
+NUMBERS = 1 << 20
+"""Numbers in a block of the design, at most: 8 MB, a share of the last cache."""
 
 
 def pair_index(n_equations: int) -> list[tuple[int, int]]:
@@ -114,7 +117,7 @@ class IndexLikelihood(Likelihood):
             if equation.columns is None:
                 eta[i] = coefficients[0]
             elif rows is not None:
-                np.matmul(rows[:, equation.columns], coefficients, out=eta[i])
+                np.dot(rows[:, equation.columns], coefficients, out=eta[i])
             else:
                 eta[i] = self.design.dot(coefficients, equation)[start:stop]
             if equation.offset is not None:
@@ -126,8 +129,13 @@ class IndexLikelihood(Likelihood):
             return self.columns
         return {name: values[start:stop] for name, values in self.columns.items()}
 
-    def _block_size(self) -> int:
-        return ROWS if self.design.is_dense and self.n_terms > 2 * ROWS else max(self.n_terms, 1)
+    def _bounds(self) -> list[tuple[int, int]]:
+        """Return the blocks of rows that are differentiated together."""
+        n = self.n_terms
+        step = max(n, 1)
+        if self.design.is_dense and n > 2 * ROWS:
+            step = min(ROWS, max(NUMBERS // max(self.space.k, 1), 256))
+        return [(start, min(start + step, n)) for start in range(0, max(n, 1), step)]
 
     def evaluate(
         self, theta: Array, *, order: int = 0, scores: bool = False, weights: Array | None = None
@@ -138,11 +146,34 @@ class IndexLikelihood(Likelihood):
         terms = np.empty(n) if order == 0 or scores else None
         first_all = np.empty((len(self.equations), n)) if scores else None
 
-        def part(start: int, stop: int) -> tuple[float, Array | None, Array | None]:
-            return self._evaluate_part(theta, start, stop, order, w, terms, first_all)
+        def derive(start: int, stop: int) -> tuple[float, Array | None, Array | None]:
+            """Return the block's log-likelihood and derivatives in the predictors, weighted; keep scores."""
+            eta = self.predictors(theta, start, stop)
+            value, first, second = self.model.derivatives(eta, self._row_columns(start, stop), order)
+            if terms is not None:
+                terms[start:stop] = value
+            if first_all is not None:
+                first_all[:, start:stop] = first
+            if w is None:
+                return float(value.sum()), first, second
+            wb = w[start:stop]
+            return (
+                float(wb @ value),
+                None if first is None else first * wb,
+                None if second is None else second * wb,
+            )
 
-        dense = self.design.is_dense
-        parts = map_parts(part, n, self.model.thread_safe) if dense else [part(0, n)]
+        def reduce(
+            start: int, stop: int, derived: tuple[float, Array | None, Array | None]
+        ) -> tuple[float, Array | None, Array | None]:
+            """Return the block's log-likelihood, gradient and Hessian in theta."""
+            loglike, first, second = derived
+            gradient = None if first is None or not order else self._gradient(first, start, stop)
+            hessian = None if second is None or order < 2 else self._hessian(second, start, stop)
+            return loglike, gradient, hessian
+
+        with np.errstate(all="ignore"):
+            parts = pipeline(derive, reduce, self._bounds())
         loglike, gradient, hessian = parts[0]
         for value, slope, bend in parts[1:]:
             loglike += value
@@ -153,68 +184,39 @@ class IndexLikelihood(Likelihood):
             found = IndexScores(self.design, self.equations, first_all, k, self.weights)
         return Evaluation(np.asarray(theta), loglike, gradient, hessian, found, terms)
 
-    def _evaluate_part(
-        self,
-        theta: Array,
-        first_row: int,
-        last_row: int,
-        order: int,
-        w: Array | None,
-        terms: Array | None,
-        first_all: Array | None,
-    ) -> tuple[float, Array | None, Array | None]:
-        """Return value, gradient and Hessian of some rows, block by block; fill terms and row slopes."""
-        k = self.space.k
-        loglike = 0.0
-        gradient = np.zeros(k) if order else None
-        hessian = np.zeros((k, k)) if order > 1 else None
-        step = min(self._block_size(), max(last_row - first_row, 1))
-        with np.errstate(all="ignore"):
-            for start in range(first_row, last_row, step):
-                stop = min(start + step, last_row)
-                eta = self.predictors(theta, start, stop)
-                value, first, second = self.model.derivatives(eta, self._row_columns(start, stop), order)
-                block_weights = None if w is None else w[start:stop]
-                loglike += float(value.sum() if block_weights is None else block_weights @ value)
-                if terms is not None:
-                    terms[start:stop] = value
-                if first is not None and gradient is not None:
-                    if first_all is not None:
-                        first_all[:, start:stop] = first
-                    self._add_gradient(gradient, first, block_weights, start, stop)
-                if second is not None and hessian is not None:
-                    self._add_hessian(hessian, second, block_weights, start, stop)
-        return loglike, gradient, hessian
-
-    def _add_gradient(self, gradient: Array, first: Array, w: Array | None, start: int, stop: int) -> None:
+    def _gradient(self, first: Array, start: int, stop: int) -> Array:
+        """Return sum_i first[e, i] x_ei over rows start:stop (k,)."""
+        gradient = np.zeros(self.space.k)
         rows = self.design.rows(start, stop) if self.design.is_dense else None
-        for i, equation in enumerate(self.equations):
-            derivative = first[i] if w is None else first[i] * w
+        for derivative, equation in zip(first, self.equations, strict=True):
             if equation.columns is None:
                 gradient[equation.start] += derivative.sum()
             elif rows is not None:
-                gradient[equation.start : equation.stop] += derivative @ rows[:, equation.columns]
+                gradient[equation.start : equation.stop] += np.dot(derivative, rows[:, equation.columns])
             else:
                 gradient[equation.start : equation.stop] += self.design.transpose_dot(derivative, equation)
+        return gradient
 
-    def _add_hessian(self, hessian: Array, second: Array, w: Array | None, start: int, stop: int) -> None:
+    def _hessian(self, second: Array, start: int, stop: int) -> Array:
+        """Return sum_i second[ef, i] x_ei x_fi' over rows start:stop (k, k)."""
+        hessian = np.zeros((self.space.k, self.space.k))
         rows = self.design.rows(start, stop) if self.design.is_dense else None
-        for p, (e, f) in enumerate(self.pairs):
+        for curvature, (e, f) in zip(second, self.pairs, strict=True):
             left, right = self.equations[e], self.equations[f]
-            curvature = second[p] if w is None else second[p] * w
             if rows is None:
                 block = self.design.sandwich(curvature, left, right)
             elif left.columns is None and right.columns is None:
                 block = curvature.sum().reshape(1, 1)
             elif right.columns is None:
-                block = (curvature @ rows[:, left.columns])[:, None]
+                block = np.dot(curvature, rows[:, left.columns])[:, None]
             elif left.columns is None:
-                block = (curvature @ rows[:, right.columns])[None, :]
+                block = np.dot(curvature, rows[:, right.columns])[None, :]
             else:
                 block = weighted_product(rows[:, left.columns], rows[:, right.columns], curvature, e == f)
             hessian[left.start : left.stop, right.start : right.stop] += block
             if e != f:
                 hessian[right.start : right.stop, left.start : left.stop] += block.T
+        return hessian
 
     def subset(self, terms: npt.NDArray[np.intp]) -> IndexLikelihood:
         return replace(
@@ -250,13 +252,11 @@ class IndexLikelihood(Likelihood):
         if not self.model.has_expected:
             raise CovarianceError(no_expected_information(self.facts.name))
         second = self.second_derivatives(theta, "expected")
-        total = np.zeros((self.space.k, self.space.k))
-        w = None if self.weights is None else self.weights.values
-        step = self._block_size()
-        for start in range(0, self.n_terms, step):
-            stop = min(start + step, self.n_terms)
-            self._add_hessian(total, second[:, start:stop], None if w is None else w[start:stop], start, stop)
-        return -total
+        if self.weights is not None:
+            second = second * self.weights.values
+        return -np.asarray(
+            sum(self._hessian(second[:, start:stop], start, stop) for start, stop in self._bounds())
+        )
 
     def curvature_blocks(
         self, theta: Array, codes: Codes, n_groups: int, kind: Curvature
@@ -283,10 +283,7 @@ class IndexLikelihood(Likelihood):
             group = last
 
     def _one_block(self, second: Array, terms: npt.NDArray[np.intp]) -> Array:
-        total = np.zeros((self.space.k, self.space.k))
-        part = replace(self, design=self.design.take(terms))
-        part._add_hessian(total, second[:, terms], None, 0, len(terms))
-        return total
+        return replace(self, design=self.design.take(terms))._hessian(second[:, terms], 0, len(terms))
 
     def _many_blocks(self, second: Array, terms: npt.NDArray[np.intp], bounds: Codes) -> Array:
         """Return I_g (b, k, k) of the groups terms[bounds[g]:bounds[g + 1]], none of them large."""
@@ -334,10 +331,12 @@ class IndexLikelihood(Likelihood):
 
 def weighted_product(left: Array, right: Array, w: Array, same: bool) -> Array:
     """Return left' diag(w) right; a square of one matrix where w has one sign (half the work)."""
+    scaled = scratch(*right.shape)
     if same and len(w) and w.max() <= 0:
-        half = left * np.sqrt(-w)[:, None]
-        return -(half.T @ half)
-    return np.asarray(left.T @ (right * w[:, None]))
+        np.multiply(right, np.sqrt(-w)[:, None], out=scaled)
+        return -np.asarray(np.dot(scaled.T, scaled))
+    np.multiply(right, w[:, None], out=scaled)
+    return np.asarray(np.dot(left.T, scaled))
 
 
 def collinear(matrix: Array, names: tuple[str, ...]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,11 +14,15 @@ from mlecov.data import Weights
 from mlecov.lazy import lazy
 from mlecov.likelihood.design import DenseDesign, Design, Equation
 from mlecov.likelihood.scores import BLOCK, Codes, Scores, in_small_blocks, scale_columns, selector
-from mlecov.parallel import map_parts
+from mlecov.parallel import map_parts, scratch
 
 sparse = lazy("scipy.sparse")
 
 Array = npt.NDArray[np.float64]
+
+
+def _new(rows: int, columns: int) -> Array:
+    return np.empty((rows, columns))
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,17 @@ class IndexScores(Scores):
     def blocks(self) -> Iterator[tuple[int, int, Array]]:
         return self._blocks_between(0, self.n_terms)
 
-    def _blocks_between(self, first_row: int, last_row: int) -> Iterator[tuple[int, int, Array]]:
+    def _blocks_between(
+        self, first_row: int, last_row: int, make: Callable[[int, int], Array] = _new
+    ) -> Iterator[tuple[int, int, Array]]:
+        """Yield the blocks of some rows, each in an array of `make(rows, columns)`."""
         step = BLOCK if self.design.is_dense else max(BLOCK // 8, 1)
         for start in range(first_row, max(last_row, first_row + 1), step):
             stop = min(start + step, last_row)
             rows = self.design.rows(start, stop)
-            block = np.zeros((stop - start, self.k)) if self._shared else np.empty((stop - start, self.k))
+            block = make(stop - start, self.k)
+            if self._shared:
+                block[:] = 0.0
             for equation, first in zip(self.equations, self.first[:, start:stop], strict=True):
                 place = block[:, equation.start : equation.stop]
                 factor = 1.0 if equation.columns is None else rows[:, equation.columns]
@@ -81,8 +90,8 @@ class IndexScores(Scores):
 
             def part(start: int, stop: int) -> Array:
                 total = np.zeros((self.k, self.k))
-                for _, _, rows in scaled._blocks_between(start, stop):
-                    total += rows.T @ rows
+                for _, _, rows in scaled._blocks_between(start, stop, scratch):
+                    total += np.dot(rows.T, rows)
                 return total
 
             return np.asarray(sum(map_parts(part, self.n_terms)))

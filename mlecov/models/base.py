@@ -101,12 +101,17 @@ def least_squares_start(likelihood: IndexLikelihood, z: Array, weights: Array | 
 def set_constant(likelihood: IndexLikelihood, theta: Array, index: int, value: float) -> None:
     """Set the constant of equation `index` in theta (k,): the scalar itself, or a first column of ones."""
     equation = likelihood.equations[index]
-    if equation.columns is None:
+    if equation.columns is None or begins_with_constant(likelihood, index):
         theta[equation.start] = value
-    elif equation.stop > equation.start:
-        unit = np.eye(equation.stop - equation.start)[0]
-        if np.all(likelihood.design.dot(unit, equation) == 1):
-            theta[equation.start] = value
+
+
+def begins_with_constant(likelihood: IndexLikelihood, index: int) -> bool:
+    """Tell whether equation `index` is a constant, or has a first column of ones."""
+    equation = likelihood.equations[index]
+    if equation.columns is None or equation.stop == equation.start:
+        return equation.columns is None
+    unit = np.eye(equation.stop - equation.start)[0]
+    return bool((likelihood.design.dot(unit, equation) == 1).all())
 
 
 def build(
@@ -252,15 +257,14 @@ def _outcome(y: Any) -> Array:
             f"y has shape {array.shape}; expected (n,). A column (n, 1) would broadcast against predictors (n,) to "
             "an n x n table: pass y.ravel() or y[:, 0]."
         )
-    return numeric("y", array)
+    return array if array.dtype == np.float64 else numeric("y", array)
 
 
 def _matrix(X: Any) -> Array:
     array = np.asarray(X)
     if array.ndim != 2:
         raise DataError(f"X has shape {array.shape}; expected (n, p).")
-    found = numeric("X", array)
-    return found if found.flags.c_contiguous else np.ascontiguousarray(found)
+    return np.ascontiguousarray(array if array.dtype == np.float64 else numeric("X", array))
 
 
 def _column_names(X: Any) -> tuple[str, ...]:

@@ -36,7 +36,20 @@ class Binary(Model):
     def start(self, likelihood: IndexLikelihood) -> Array:
         if self.working_scale is None:
             return likelihood.space.start()
-        return least_squares_start(likelihood, self.working_scale * (2 * likelihood.columns["y"] - 1))
+        working = self.working_scale * (2 * likelihood.columns["y"] - 1)
+        theta = least_squares_start(likelihood, working)
+        left = working - likelihood.predictors(theta, 0, likelihood.n_terms)[0]
+        share = 1 - float(left @ left) / float(working @ working)
+        # far from balanced outcomes the scaling would miss the constant
+        return theta * self.attenuation(share) if 0 < share < 0.4 else theta
+
+    def attenuation(self, share: float) -> float:
+        """Return the factor by which least squares falls short where it explains `share` of the variance.
+
+        Under normal regressors and balanced outcomes; for the logit that of discriminant analysis.
+        Reference: Haggstrom (1983), Journal of Business and Economic Statistics 1, 229-238.
+        """
+        return 1.0
 
     def check(self, y: Array, columns: Columns) -> str | None:
         return outside(y, (y == 0) | (y == 1), "0 or 1") or constant_outcome(y)
@@ -61,6 +74,9 @@ class Probit(Binary):
 
     name = "probit"
     working_scale = math.sqrt(math.pi / 2)
+
+    def attenuation(self, share: float) -> float:
+        return 1 / math.sqrt(1 - 0.5 * math.pi * share)
 
     def probability(self, eta: Array) -> Array:
         return np.asarray(special.ndtr(eta))
@@ -109,6 +125,9 @@ class Logit(Binary):
 
     name = "logit"
     working_scale = 2.0
+
+    def attenuation(self, share: float) -> float:
+        return 1 / (1 - share)
 
     def probability(self, eta: Array) -> Array:
         return np.asarray(special.expit(eta))

@@ -12,7 +12,7 @@ from scipy import special
 from mlecov.errors import BoundaryWarning, CovarianceError, warn
 from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.index import Columns, IndexLikelihood
-from mlecov.models.base import Model, least_squares_start, outside
+from mlecov.models.base import Model, begins_with_constant, least_squares_start, outside
 
 Array = npt.NDArray[np.float64]
 
@@ -88,9 +88,15 @@ class CountModel(Model):
         return check_counts(y)
 
     def start(self, likelihood: IndexLikelihood) -> Array:
+        # one scoring step of the Poisson from means between the outcomes and their average
         y = likelihood.columns["y"]
-        working = y + 0.5 * (y.mean() if y.any() else 1.0)
-        return least_squares_start(likelihood, np.log(working), working)
+        mean = 0.5 * (y + (y.mean() if y.any() else 1.0))
+        theta = least_squares_start(likelihood, np.log(mean) + y / mean - 1.0, mean)
+        if begins_with_constant(likelihood, 0):  # at the maximum the means add up to the outcomes
+            w = weights_of(likelihood)
+            total = w @ np.exp(np.minimum(likelihood.predictors(theta, 0, likelihood.n_terms)[0], 700.0))
+            theta[likelihood.equations[0].start] += np.log((w @ y or 1.0) / total)
+        return theta
 
     def dispersed_start(self, likelihood: IndexLikelihood) -> tuple[Array, Array]:
         """Return a start of the mean's coefficients in theta (k,), one scoring step further, and mu (n,)."""

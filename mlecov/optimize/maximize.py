@@ -21,7 +21,7 @@ from mlecov.errors import (
     warn,
 )
 from mlecov.likelihood.base import Evaluation, Likelihood, require_finite
-from mlecov.linalg import describe_direction, describe_singular, try_factor
+from mlecov.linalg import describe_direction, describe_singular
 from mlecov.optimize.checkpoint import Checkpoint
 from mlecov.optimize.newton import Loop, direction, evaluate, newton_loop
 from mlecov.optimize.quasi_newton import METHODS, minimize_negative
@@ -190,7 +190,9 @@ def _fraction_start(likelihood: Likelihood, plan: list[tuple[str, int | None]]) 
     try:
         part = likelihood.stand_in()
         if part is likelihood:
-            part = likelihood.subset(np.sort(np.random.default_rng(0).choice(n, count, replace=False)))
+            # one term at random out of each of `count` runs of neighbours
+            chosen = (np.arange(count) + np.random.default_rng(0).random(count)) * (n / count)
+            part = likelihood.subset(np.minimum(chosen.astype(np.intp), n - 1))
         first = part.evaluate(part.start(), order=2)
         loop = newton_loop(part, first, "newton", Monitor(), 20, 1e-6)
     except MlecovError:  # the fraction may lack a category or variation
@@ -342,7 +344,7 @@ def _judge(likelihood: Likelihood, evaluation: Evaluation, record: Record, defin
 def _warn_near_singular(likelihood: Likelihood, evaluation: Evaluation) -> None:
     """Warn where the scaled information has a condition number of which double precision loses most "
     "digits."""
-    found = try_factor(evaluation.information)
+    found = evaluation.factor
     if (
         found is None
         or found.lower.diagonal().min(initial=1.0) ** 2 > 1e-9

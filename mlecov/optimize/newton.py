@@ -60,15 +60,17 @@ def direction(likelihood: Likelihood, evaluation: Evaluation, method: str) -> tu
     gradient = evaluation.gradient
     assert gradient is not None
     if method == "newton":
-        factor, matrix = evaluation.factor, evaluation.information
+        if evaluation.newton is not None:
+            return (*evaluation.newton, True)
+        matrix = evaluation.information
     else:
         matrix = curvature(likelihood, evaluation, method)
         factor = try_factor(matrix)
+        if factor is not None:
+            step = factor.solve(gradient)
+            return step, float(gradient @ step), True
     if not np.isfinite(matrix).all():
         raise EvaluationError(f"the curvature of method {method!r} is not finite at the point reached.")
-    if factor is not None:
-        step = factor.solve(gradient)
-        return step, float(gradient @ step), True
     size = np.sqrt(np.abs(matrix.diagonal()))
     scale = 1 / np.where(size > 0, size, size.max(initial=0) or 1.0)
     values, vectors = np.linalg.eigh(matrix * (scale[:, None] * scale))
@@ -134,7 +136,7 @@ def _search(
     noise = rounding(here)
     for _ in range(max_halvings):
         theta = here.theta + length * step
-        if np.array_equal(theta, here.theta):
+        if (theta == here.theta).all():
             return None
         there = evaluate(likelihood, theta, method, decrement < NEAR, monitor)
         if there.is_finite:

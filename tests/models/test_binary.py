@@ -166,7 +166,7 @@ CASES: dict[
             "lfp ~ nwincome + education + experience + squared + age + youngkids + oldkids", mroz(d)
         ),
         {name: f"mu[{name}]" for name in MROZ} | {"I(experience^2)": "mu[squared]"} | WITH_R,
-        1e-12,
+        1e-11,  # g' I^-1 g <= 1e-20 is 1e-10 of a standard error
         1e-9,
         [("hessian", "oim", 1e-9), ("opg", "opg", 1e-9), ("sandwich", "robust", 1e-9)],
     ),
