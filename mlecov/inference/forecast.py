@@ -150,6 +150,8 @@ def _regressors(likelihood: Likelihood, steps: int, data: Any) -> Array:
     blocks = blocks_of(likelihood)
     names = blocks["mu"].names if "mu" in blocks else ()
     if not [name for name in names if name != "Intercept"]:
+        if data is not None:
+            raise SpecificationError("forecast: the model has no regressors; leave data= out.")
         return np.ones((steps, len(names)))
     if data is None:
         raise SpecificationError(

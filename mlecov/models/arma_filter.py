@@ -167,21 +167,32 @@ def innovations(params: Array, lags: Lags, data: Array, order: int) -> tuple[Jet
 def state_after(params: Array, lags: Lags, u: Array) -> tuple[Array, Array, Array, Array] | None:
     """Return T (r, r), R (r,) and the state a (r,), P (r, r) predicted for the period after u (n,).
 
-    P is in units of sigma^2. None where the autoregression is not stationary.
+    P is in units of sigma^2. The state is a sum over the last r periods, because T shifts:
+    a_{t+1}[i] = a_t[i+1] + phi_i y_t + gain_t[i] v_t. None where the autoregression is not stationary.
     """
-    jets, r = Jets(lags.k, 0), lags.order
+    found = innovations(params, lags, u[:, None], 0)
+    if found is None:
+        return None
+    jets, v, r, n = found[0], found[1][0, :, 0], lags.order, len(u)
     phi, R = (part[0] for part in lags.polynomials(params, jets))
     first = stationary(phi[None], R[None], jets)
-    if first is None:
-        return None
+    assert first is not None
+    P, noise, gains = first[0], np.outer(R, R), []
+    for t in range(n):
+        gains.append(P[1:, 0] / P[0, 0])
+        following = noise.copy()
+        following[:-1, :-1] += P[1:, 1:] - np.outer(gains[-1], P[1:, 0])
+        settled = t >= r and (np.abs(following - P) <= STEADY * (1.0 + np.abs(P))).all()
+        P = following
+        if settled:
+            break
+    a = np.zeros(r)
+    for t in range(max(n - r, 0), n):
+        a = np.append(a[1:], 0.0) + phi * u[t]
+        a[:-1] += gains[min(t, len(gains) - 1)] * v[t]
     T = np.zeros((r, r))
     T[:, 0] = phi
     T[np.arange(r - 1), np.arange(1, r)] = 1.0
-    P, a, noise = first[0], np.zeros(r), np.outer(R, R)
-    for value in u:
-        column = P[:, 0]
-        a = T @ (a + column * ((value - a[0]) / P[0, 0]))
-        P = T @ (P - np.outer(column, column) / P[0, 0]) @ T.T + noise
     return T, R, a, P
 
 

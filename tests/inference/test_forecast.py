@@ -12,6 +12,7 @@ from scipy import stats
 
 import mlecov as ml
 from mlecov.errors import DataError, SpecificationError
+from mlecov.models.arma_filter import Lags, state_after
 from mlecov.models.jets import Jets
 from mlecov.models.predicted import psi_weights
 
@@ -178,3 +179,27 @@ def test_refusals() -> None:
     ):
         with pytest.raises(SpecificationError, match=r"has no time order.*predict\(what, data\)"):
             ml.fit(other).forecast(3)
+    with pytest.raises(SpecificationError, match="has no regressors; leave data= out"):
+        ml.fit(MODELS.ar("y", data)).forecast(2, data[:2])
+
+
+@pytest.mark.parametrize("n", [6, 15, 400])
+def test_state_after_the_sample_is_the_filter_s(n: int) -> None:
+    """By the filter's own matrices, before and after it has become steady, seasonal lags and all."""
+    lags = Lags((1,), (4,), (1,), (4,))
+    params = np.array([0.5, 0.3, 0.4, -0.6])
+    u = np.random.default_rng(0).standard_normal(n)
+    found = state_after(params, lags, u)
+    assert found is not None
+    T, R, a, P = found
+    mean, spread = (
+        np.zeros(len(R)),
+        np.linalg.solve(np.eye(len(R) ** 2) - np.kron(T, T), np.outer(R, R).ravel()).reshape(P.shape),
+    )
+    for value in u:
+        column = spread[:, 0] / spread[0, 0]
+        mean = T @ (mean + column * (value - mean[0]))
+        spread = T @ (spread - np.outer(column, spread[0])) @ T.T + np.outer(R, R)
+    np.testing.assert_allclose(a, mean, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(P, spread, rtol=1e-10, atol=1e-12)
+    assert state_after(np.array([1.2, 0.3, 0.4, -0.6]), lags, u) is None
