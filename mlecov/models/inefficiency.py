@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from mlecov.errors import ConvergenceError, SpecificationError
 from mlecov.functions import log_ndtr_derivatives
 from mlecov.kinds import positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build
+from mlecov.models.predicted import Declared, OfRows
 from mlecov.models.working import regress, residuals, row_weights, set_constant
 
 Array = npt.NDArray[np.float64]
@@ -61,6 +64,27 @@ class Frontier(Model):
         return np.asarray(eta[0] - self.sign * self.moments()[0] * np.exp(eta[2]))
 
     @abstractmethod
+    def posterior(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
+        """Return m and s (n,): u given y is N(m, s^2) cut off below zero."""
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean: E(y); inefficiency: E(u | y); efficiency: E(exp(-u) | y)."""
+        return {
+            "mean": OfRows(self.mean),
+            "inefficiency": OfRows(self._inefficiency),
+            "efficiency": OfRows(self._efficiency),
+        }
+
+    def _inefficiency(self, eta: Array, columns: Columns) -> Array:
+        m, s = self.posterior(eta, columns)
+        return np.asarray(m + s * log_ndtr_derivatives(m / s, 1)[1])
+
+    def _efficiency(self, eta: Array, columns: Columns) -> Array:
+        m, s = self.posterior(eta, columns)
+        return np.asarray(np.exp(0.5 * s * s - m + special.log_ndtr(m / s - s) - special.log_ndtr(m / s)))
+
+    @abstractmethod
     def inefficiency(self, rng: np.random.Generator, n: int) -> Array:
         """Return n draws of u at sigma_u = 1."""
 
@@ -80,6 +104,10 @@ class HalfNormalFrontier(Frontier):
 
     def inefficiency(self, rng: np.random.Generator, n: int) -> Array:
         return np.abs(rng.standard_normal(n))
+
+    def posterior(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
+        v, u = np.exp(2 * eta[1]), np.exp(2 * eta[2])
+        return -self.sign * (columns["y"] - eta[0]) * u / (v + u), np.sqrt(v * u / (v + u))
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         # with S = sv^2 + su^2, e = y - mu and q = s e su / (sv sqrt S):
@@ -133,6 +161,9 @@ class ExponentialFrontier(Frontier):
     def inefficiency(self, rng: np.random.Generator, n: int) -> Array:
         return rng.standard_exponential(n)
 
+    def posterior(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
+        return -self.sign * (columns["y"] - eta[0]) - np.exp(2 * eta[1] - eta[2]), np.exp(eta[1])
+
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         # with r = sv/su and c = s e / sv: l = -log su + r^2/2 + r c + log Phi(-c - r)
         inverse_v = np.exp(-eta[1])
@@ -184,6 +215,8 @@ def frontier(
     Stata's `frontier` has the same parameters (reported as lnsig2v, lnsig2u), R's `frontier` and
     FRONTIER 4.1 sigma^2 and gamma = sigma_u^2 / sigma^2 of the half-normal. Where the least-squares
     residuals are skewed the wrong way the maximum lies at sigma_u = 0, and the start is refused.
+    `predict` knows "mean", "inefficiency", E(u | y), and "efficiency", E(exp(-u) | y) (Stata's
+    `predict, u` and `te`; with cost=True its te is E(exp(u) | y)).
 
     Parameters
     ----------
@@ -196,8 +229,8 @@ def frontier(
     sigma_v, sigma_u :
         Formulas of log sigma_v and log sigma_u, if they vary.
 
-    Reference: Aigner, Lovell & Schmidt (1977), Journal of Econometrics 6, 21-37; Kumbhakar & Lovell
-    (2000), chapter 3.
+    References: Aigner, Lovell & Schmidt (1977), Journal of Econometrics 6, 21-37; Jondrow, Lovell,
+    Materov & Schmidt (1982), ibid. 19; Battese & Coelli (1988), ibid. 38; Kumbhakar & Lovell (2000).
 
     >>> import numpy as np
     >>> frontier(np.array([1.0, 2.0, 4.0]), np.ones((3, 1))).space.labels

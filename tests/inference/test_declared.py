@@ -54,12 +54,24 @@ def pairs() -> pd.DataFrame:
     return pd.DataFrame({"a": y, "b": (0.5 * x + 0.6 * e[0] + 0.8 * e[1] > 0).astype(float), "x": x})
 
 
+def sleep() -> pd.DataFrame:
+    """Not balanced: least squares is not the maximum."""
+    return ml.load("sleepstudy").sample(150, random_state=7).sort_index()
+
+
+def producers() -> pd.DataFrame:
+    rng = np.random.default_rng(12)
+    x, v = rng.standard_normal((2, 400))
+    u = np.abs(rng.standard_normal(400)), rng.standard_exponential(400)
+    return pd.DataFrame({"y": 1 + x + 0.5 * v - 1.2 * u[0], "c": 1 + x + 0.5 * v + 0.8 * u[1], "x": x})
+
+
 MIXED = {"formula": "reaction ~ days", "unit": "subject", "random": "1 + days"}
 FITS: dict[str, Callable[[], Any]] = {
     "garch": lambda: MODELS.garch("y", ml.load("dmbp")[:400], ar=1, asymmetry=1, dist="t"),
     "arma": lambda: MODELS.arma("wpi", ml.load("wpi1"), p=1, d=1, q=(1, 4)),
     "switching": lambda: MODELS.markov_switching("rgnp_growth", ml.load("gnp"), p=2, own_sigma=True),
-    "mixed": lambda: MODELS.linear_mixed(data=ml.load("sleepstudy"), **MIXED),
+    "mixed": lambda: MODELS.linear_mixed(data=sleep(), **MIXED),
     "sur": lambda: MODELS.sur(["invest ~ value", "capital ~ value"], ml.load("grunfeld")),
     "normal": lambda: MODELS.multivariate_normal(["invest", "value"], ml.load("grunfeld")),
     "conditional": lambda: MODELS.conditional_logit("choice ~ gc + ttme", choices(), unit="individual"),
@@ -74,6 +86,8 @@ FITS: dict[str, Callable[[], Any]] = {
     "heckman": lambda: MODELS.heckman(
         "wage ~ education + city", ml.load("mroz"), select="lfp ~ education + age + youngkids"
     ),
+    "frontier": lambda: MODELS.frontier("y ~ x", producers()),
+    "exponential": lambda: MODELS.frontier("c ~ x", producers(), inefficiency="exponential", cost=True),
     "multinomial": lambda: MODELS.multinomial_logit("choice ~ x", three()),
     "ordered": lambda: MODELS.ordered_probit("choice ~ x", three()),
     "bivariate": lambda: MODELS.bivariate_probit("a ~ x", pairs(), second="b ~ x"),
@@ -291,7 +305,7 @@ def test_three_regimes_smooth_by_all_paths() -> None:
 
 
 def test_random_effects_are_those_of_statsmodels() -> None:
-    data, fit = ml.load("sleepstudy"), fitted("mixed")
+    data, fit = sleep(), fitted("mixed")
     theirs = (
         smf.mixedlm("reaction ~ days", data, groups="subject", re_formula="1 + days").fit(reml=False)._results
     )
@@ -480,6 +494,28 @@ def test_heckman_by_integration() -> None:
     assert fit.predict("conditional", new).values[0] == pytest.approx(mass / seen, rel=1e-10)
 
 
+@pytest.mark.parametrize(("model", "sign"), [("frontier", 1.0), ("exponential", -1.0)])
+def test_inefficiency_given_the_outcome_by_integration(model: str, sign: float) -> None:
+    fit, i = fitted(model), 11
+    e = producers()["y" if sign > 0 else "c"].iloc[i] - fit.predict("mu").values[i]
+    sigma_v, sigma_u = fit.params[["sigma_v", "sigma_u"]]
+    prior = stats.halfnorm(scale=sigma_u) if sign > 0 else stats.expon(scale=sigma_u)
+
+    def integral(function: Callable[[float], float]) -> float:
+        return integrate.quad(
+            lambda u: function(u) * prior.pdf(u) * stats.norm.pdf(e + sign * u, scale=sigma_v),
+            0,
+            12,
+            epsabs=1e-14,
+        )[0]
+
+    total = integral(lambda u: 1.0)
+    assert np.log(total) == pytest.approx(fit.likelihood.evaluate(fit.theta).loglike_obs[i], rel=1e-9)
+    found = {name: fit.predict(name).values[i] for name in ("inefficiency", "efficiency")}
+    assert found["inefficiency"] == pytest.approx(integral(lambda u: u) / total, rel=1e-9)
+    assert found["efficiency"] == pytest.approx(integral(lambda u: np.exp(-u)) / total, rel=1e-9)
+
+
 def test_categories_and_their_margins_are_statsmodels() -> None:
     data, fit = three(), fitted("multinomial")
     theirs = sm.MNLogit(data["choice"], sm.add_constant(data["x"])).fit(disp=0, method="newton", tol=1e-14)
@@ -570,7 +606,7 @@ def test_refusals() -> None:
 
 
 def test_fitted_values_of_new_rows() -> None:
-    fit, data = fitted("mixed"), ml.load("sleepstudy")
+    fit, data = fitted("mixed"), sleep()
     found = fit.predict("fitted")
     some = data.sample(frac=1, random_state=2)  # as many rows as the fit has, in another order
     again = fit.predict("fitted", some).frame()
