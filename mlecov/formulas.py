@@ -7,17 +7,18 @@ library and is stacked directly.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from mlecov import factors
 from mlecov.data import Rows, Table
 from mlecov.errors import DataError, SpecificationError
 from mlecov.lazy import lazy
-from mlecov.likelihood.design import Columns, DenseDesign, Design, Equation, TabmatDesign
+from mlecov.likelihood.design import Columns, DenseDesign, Design, Equation, TabmatDesign, dense_part
 from mlecov.parameters import LinearKind, LinearTerms
 
 formulaic = lazy("formulaic")
@@ -25,6 +26,7 @@ pd = lazy("pandas")
 tabmat = lazy("tabmat")
 
 Array = npt.NDArray[np.float64]
+T = TypeVar("T")
 
 PLAIN = re.compile(r"^\s*[A-Za-z_]\w*(\s*\+\s*([A-Za-z_]\w*|1))*\s*$")
 CALL = re.compile(r"\b(offset|exposure)\s*\(")
@@ -216,30 +218,50 @@ def evaluate(text: str, rows: Rows) -> Array:
     return array[:, 0]
 
 
-def _model_matrix(right: str, rows: Rows, names: set[str], materializer: str | None = None) -> Any:
-    frame = rows.frame(sorted(names))
-    options = {"na_action": "raise", "ensure_full_rank": True}
+def _model_matrix(right: str, rows: Rows, names: set[str]) -> Any:
+    return _read(
+        right,
+        lambda: formulaic.Formula(right).get_model_matrix(
+            rows.frame(sorted(names)), context={"np": np}, na_action="raise", ensure_full_rank=True
+        ),
+    )
+
+
+def _read(right: str, read: Callable[[], T]) -> T:
+    """Return what the formula library makes of `right`, its failures told as ours."""
     try:
-        if materializer == "tabmat":
-            for name in names:  # numbers keep their own order, not that of their text
-                if re.search(rf"C\(\s*{re.escape(name)}\b", right) and name in frame:
-                    frame[name] = pd.Categorical(frame[name])
-            return tabmat.from_formula(
-                right,
-                frame,
-                ensure_full_rank=True,
-                na_action="raise",
-                include_intercept=True,
-                add_column_for_intercept=True,
-                cat_threshold=MANY_LEVELS,
-                categorical_format="{name}[T.{category}]",
-                context={"np": np},
-            )
-        return formulaic.Formula(right).get_model_matrix(frame, context={"np": np}, **options)
+        return read()
     except Exception as error:
         raise SpecificationError(
             f"formula {right!r} can not be made into columns: {type(error).__name__}: {error}"
         ) from None
+
+
+def _coded_matrix(right: str, rows: Rows, names: set[str]) -> tuple[tuple[str, ...], Any, Any]:
+    """Return (labels, tabmat's matrix, specification) of a formula with long factors."""
+
+    def by_tabmat(frame: Any) -> Any:
+        return tabmat.from_formula(
+            right,
+            frame,
+            ensure_full_rank=True,
+            na_action="raise",
+            include_intercept=True,
+            add_column_for_intercept=True,
+            cat_threshold=MANY_LEVELS,
+            categorical_format="{name}[T.{category}]",
+            context={"np": np},
+        )
+
+    made = _read(right, lambda: factors.model_matrix(right, rows, by_tabmat))
+    if made is not None:
+        return made
+    frame = rows.frame(sorted(names))
+    for name in names:  # numbers keep their own order, not that of their text
+        if re.search(rf"C\(\s*{re.escape(name)}\b", right) and name in frame:
+            frame[name] = pd.Categorical(frame[name])
+    matrix = _read(right, lambda: by_tabmat(frame))
+    return tuple(str(name) for name in matrix.column_names), matrix, matrix.model_spec
 
 
 def _by_formulaic(right: str, rows: Rows, offset: Array | None, terms: LinearTerms) -> Block:
@@ -248,9 +270,8 @@ def _by_formulaic(right: str, rows: Rows, offset: Array | None, terms: LinearTer
     coded |= {n for n in names if rows.is_text(n)}
     levels = [rows.n_levels(n) for n in coded]
     if max([*levels, 0]) >= MANY_LEVELS:
-        matrix = _model_matrix(right, rows, names, "tabmat")
-        labels = tuple(str(name) for name in matrix.column_names)
-        return Block(labels, matrix, offset, terms, matrix.model_spec)
+        labels, matrix, spec = _coded_matrix(right, rows, names)
+        return Block(labels, matrix, offset, terms, spec)
     matrix = _model_matrix(right, rows, names)
     labels = tuple(str(name) for name in matrix.columns)
     values = np.ascontiguousarray(np.asarray(matrix, dtype=float))
@@ -321,9 +342,7 @@ def unite(
     elif all(block.is_dense for block in distinct):
         design, columns = _unite_dense(blocks, n_rows)
     else:
-        parts = [
-            b.matrix if not b.is_dense else tabmat.DenseMatrix(np.asfortranarray(b.matrix)) for b in distinct
-        ]
+        parts = [b.matrix if not b.is_dense else dense_part(b.matrix) for b in distinct]
         design = TabmatDesign(parts[0] if len(parts) == 1 else tabmat.hstack(parts))
     made = []
     for name, block_name in equations:

@@ -18,7 +18,8 @@ LEVELS: list[tuple[str, ...]] = [
     ("accurate", "expressions"),
     ("parameters", "data"),
     ("likelihood",),
-    ("formulas", "optimum"),
+    ("factors", "optimum"),
+    ("formulas",),
     ("separable", "streaming"),
     ("engines",),
     ("declare", "optimize", "covariance", "models"),
@@ -39,7 +40,7 @@ LEVELS: list[tuple[str, ...]] = [
 
 HOMES = {
     "jax": {"autodiff"},
-    "tabmat": {"likelihood/design", "formulas"},
+    "tabmat": {"likelihood/design", "factors", "formulas"},
     "formulaic": {"formulas"},
     "narwhals": {"data"},
     "matplotlib": {"plots"},

@@ -149,7 +149,7 @@ class IndexLikelihood(Likelihood):
         def derive(start: int, stop: int) -> tuple[float, Array | None, Array | None]:
             """Return the block's log-likelihood and derivatives in the predictors, weighted; keep scores."""
             eta = self.predictors(theta, start, stop)
-            value, first, second = self.model.derivatives(eta, self._row_columns(start, stop), order)
+            value, first, second = self._derivatives(eta, start, order)
             if terms is not None:
                 terms[start:stop] = value
             if first_all is not None:
@@ -183,6 +183,23 @@ class IndexLikelihood(Likelihood):
         if first_all is not None:
             found = IndexScores(self.design, self.equations, first_all, k, self.weights)
         return Evaluation(np.asarray(theta), loglike, gradient, hessian, found, terms)
+
+    def _derivatives(self, eta: Array, start: int, order: int) -> RowDerivatives:
+        """Return the model's derivatives at the predictors eta (E, b) of rows from `start` on."""
+        size = eta.shape[1]
+        if size <= 2 * ROWS:
+            return self.model.derivatives(eta, self._row_columns(start, start + size), order)
+        widths = (1, len(eta) if order else 0, len(self.pairs) if order > 1 else 0)
+        filled = [np.empty((width, size)) for width in widths]
+        for low in range(0, size, ROWS):
+            high = min(low + ROWS, size)
+            columns = self._row_columns(start + low, start + high)
+            found = self.model.derivatives(eta[:, low:high], columns, order)
+            for array, part in zip(filled, found, strict=True):
+                if part is not None:
+                    array[:, low:high] = part
+        value, first, second = filled
+        return value[0], first if order else None, second if order > 1 else None
 
     def _gradient(self, first: Array, start: int, stop: int) -> Array:
         """Return sum_i first[e, i] x_ei over rows start:stop (k,)."""
