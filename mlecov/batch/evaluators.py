@@ -24,6 +24,7 @@ from mlecov.likelihood.base import Likelihood, Restricted
 from mlecov.likelihood.general import GeneralLikelihood
 from mlecov.likelihood.index import IndexLikelihood
 from mlecov.likelihood.scores import Scores
+from mlecov.parallel import pipeline
 
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
@@ -198,7 +199,7 @@ class IndexEvaluator(Evaluator):
             if design is None:
                 eta[e] = full[:, [equation.start]]
             else:
-                np.matmul(full[:, equation.start : equation.stop], design.T, out=eta[e])
+                np.dot(full[:, equation.start : equation.stop], design.T, out=eta[e])
             if equation.offset is not None:
                 eta[e] += equation.offset
         return eta
@@ -220,7 +221,7 @@ class IndexEvaluator(Evaluator):
             if design is None:
                 total[:, equation.start] += weighed[e].sum(axis=1)
             else:
-                total[:, equation.start : equation.stop] += weighed[e] @ design
+                total[:, equation.start : equation.stop] += np.dot(weighed[e], design)
         return self.problem.gradients(total)
 
     def gather_matrix(self, weighed: Array) -> Array:
@@ -230,7 +231,7 @@ class IndexEvaluator(Evaluator):
         for p, (e, f) in enumerate(self.likelihood.pairs):
             left, right = self.likelihood.equations[e], self.likelihood.equations[f]
             products = self.products(e, f)
-            flat = weighed[p].sum(axis=1, keepdims=True) if products is None else weighed[p] @ products
+            flat = weighed[p].sum(axis=1, keepdims=True) if products is None else np.dot(weighed[p], products)
             same = e == f and products is not None
             rows, columns = _entries(left.stop - left.start, right.stop - right.start, same)
             rows, columns = rows + left.start, columns + right.start
@@ -256,7 +257,7 @@ class IndexEvaluator(Evaluator):
         if self.problem.outer:
             own = self.likelihood.weights
             squared = self._weights(which, self.problem.power, 1 if own is None else own.meat_power)
-            rows = np.stack([first[e] * first[f] for e, f in self.likelihood.pairs])
+            rows = np.array([first[e] * first[f] for e, f in self.likelihood.pairs])
             outer = self.gather_matrix(rows if squared is None else rows * squared)
         if w is None:
             return value.sum(axis=1), self.gather_gradient(first), self.gather_matrix(-second), outer
@@ -264,10 +265,16 @@ class IndexEvaluator(Evaluator):
         return total, self.gather_gradient(first * w), self.gather_matrix(-second * w), outer
 
     def evaluate(self, thetas: Array, which: Codes) -> Sums:
-        def one(part: slice) -> Sums:
-            return self._gather(*self._derivatives(thetas[part], which[part]), which[part])
+        def derive(start: int, stop: int) -> tuple[Array, Array, Array]:
+            return self._derivatives(thetas[start:stop], which[start:stop])
 
-        return _joined(self._over_blocks(one, len(which)))
+        def gather(start: int, stop: int, derived: tuple[Array, Array, Array]) -> Sums:
+            return self._gather(*derived, which[start:stop])
+
+        step, count = self._block(), len(which)
+        bounds = [(start, min(start + step, count)) for start in range(0, count, step)]
+        with np.errstate(all="ignore"):  # a trial step may overflow: its values are refused by the search
+            return _joined(pipeline(derive, gather, bounds))
 
     def first(self, thetas: Array) -> Sums:
         """Derivatives once for all, where the replications share start, outcomes and origin."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -207,6 +207,10 @@ class Likelihood(ABC):
         raise SpecificationError(
             f"{self.facts.name} can not be simulated: no simulate= was given. A parametric bootstrap needs it."
         )
+
+    def simulations(self, theta: Array) -> Callable[[np.random.Generator], Likelihood]:
+        """Return `simulate` at theta as a function of the generator, for many draws."""
+        return lambda rng: self.simulate(rng, theta)
 
     def restricted(self, matrix: Array, origin: Array, texts: tuple[str, ...] = ()) -> Likelihood:
         """Return this likelihood as a function of phi, theta = matrix @ phi + origin."""

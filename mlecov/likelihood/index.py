@@ -322,8 +322,16 @@ class IndexLikelihood(Likelihood):
         return total
 
     def simulate(self, rng: np.random.Generator, theta: Array) -> IndexLikelihood:
+        return self.simulations(theta)(rng)
+
+    def simulations(self, theta: Array) -> Callable[[np.random.Generator], IndexLikelihood]:
         eta = self.predictors(theta, 0, self.n_terms)
-        return replace(self, columns={**self.columns, **self.model.simulate(rng, eta, self.columns)})
+        eta.flags.writeable = False
+
+        def draw(rng: np.random.Generator) -> IndexLikelihood:
+            return replace(self, columns={**self.columns, **self.model.simulate(rng, eta, self.columns)})
+
+        return draw
 
     def separation(self, theta: Array) -> str | None:
         perfect = self.model.separation(self.predictors(theta, 0, self.n_terms), self.columns)

@@ -66,12 +66,16 @@ class Study:
     seed: int
     alpha: float
 
-    def draw(self, r: int) -> Likelihood:
-        """Return the likelihood of replication r, whose random numbers depend on (seed, r) alone."""
-        rng = np.random.default_rng([self.seed, r])
+    def sampler(self) -> Callable[[int], Likelihood]:
+        """Return the function of r that draws replication r; its random numbers depend on (seed, r) alone."""
+        make = self._from_data
         if self.simulate is None:
             assert isinstance(self.likelihood, Likelihood) and self.start is not None
-            return self.likelihood.simulate(rng, self.start)
+            make = self.likelihood.simulations(self.start)
+        return lambda r: make(np.random.default_rng([self.seed, r]))
+
+    def _from_data(self, rng: np.random.Generator) -> Likelihood:
+        assert self.simulate is not None
         data = self.simulate(rng)
         if isinstance(data, Likelihood):
             return data
@@ -85,9 +89,10 @@ def run_batch(study: Study, first: int, last: int) -> Replications:
     """Return replications first ... last - 1: a task of its own, on this machine or another."""
     failures: Counter[str] = Counter()
     drawn: list[Likelihood] = []
+    draw = study.sampler()
     for r in range(first, last):
         try:
-            drawn.append(study.draw(r))
+            drawn.append(draw(r))
         except MlecovError as error:
             failures[f"data refused: {str(error)[:80]}"] += 1
     if not drawn:
@@ -264,7 +269,7 @@ def monte_carlo(
     critical_value(alpha, None)
     began = time.perf_counter()
     study = Study(likelihood, simulate, specs, None, None, seed, alpha)
-    first = likelihood if isinstance(likelihood, Likelihood) else study.draw(0)
+    first = likelihood if isinstance(likelihood, Likelihood) else study.sampler()(0)
     theta = _truth(first, truth)
     study = Study(likelihood, simulate, specs, theta, first.space.report(theta), seed, alpha)
     step = int(min(max(ROWS // max(first.n_terms, 1), 20), 2000, reps))
