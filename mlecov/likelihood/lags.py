@@ -14,13 +14,14 @@ fourier    any, any number of lags         n log n a column: (quadratic spectral
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from mlecov.lazy import lazy
+from mlecov.parallel import cores, map_parts, scratch
 
 fft = lazy("scipy.fft")
 
@@ -30,6 +31,9 @@ Blocks = Iterable[tuple[int, int, Array]]
 
 STRIPE = 256
 """Rows in a stripe of the banded products."""
+
+TRANSFORMED = 1 << 25
+"""Scores transformed together, at most: their transforms take half a gigabyte."""
 
 
 def triangles(kernel_weights: Array) -> list[tuple[float, int]] | None:
@@ -131,18 +135,49 @@ def band_gram(blocks: Blocks, k: int, kernel_weights: Array, breaks: Codes | Non
     return total + total.T
 
 
-def fourier_filter(columns: Array, kernel_weights: Array, breaks: Codes | None) -> Array:
-    """Return sum_j c[|i - j|] x_j of each row x (m, n) by Fourier transforms, series by series."""
-    n = columns.shape[1]
-    edges = [0, *([] if breaks is None else breaks), n]
-    found = np.empty_like(columns)
-    for start, stop in pairwise(edges):
-        length = stop - start
-        c = kernel_weights[:length]
-        size = fft.next_fast_len(length + len(c) - 1, real=True)
-        ring = np.zeros(size)
-        ring[: len(c)] = c
-        ring[size - len(c) + 1 :] = c[1:][::-1]
-        kernel = fft.rfft(ring).real
-        found[:, start:stop] = fft.irfft(fft.rfft(columns[:, start:stop], size) * kernel, size)[:, :length]
-    return found
+def fourier_gram(columns: Callable[[int, int], Array], k: int, kernel_weights: Array, edges: Codes) -> Array:
+    """Return the kernel sum by Parseval's identity: sum over frequencies of K(f) F(f) F(f)*.
+
+    F are the Fourier transforms of the scores padded with zeros, K that of the kernel. `columns` gives
+    columns low:high of the weighted scores (high - low, n); `edges` are the ends of the series.
+    """
+    longest = int(np.diff(edges).max())
+    together = max(min(TRANSFORMED // longest, k), 1)
+    total = np.zeros((k, k))
+    for low in range(0, k, together):
+        left = columns(low, min(low + together, k))
+        for other in range(low, k, together):
+            right = left if other == low else columns(other, min(other + together, k))
+            block = np.zeros((len(left), len(right)))
+            for start, stop in pairwise(edges):
+                same = right is left
+                pair = left[:, start:stop], None if same else right[:, start:stop]
+                block += _spectral_product(*pair, kernel_weights[: stop - start])
+            total[low : low + len(left), other : other + len(right)] = block
+            if other != low:
+                total[other : other + len(right), low : low + len(left)] = block.T
+    return 0.5 * (total + total.T)
+
+
+def _spectral_product(left: Array, right: Array | None, c: Array) -> Array:
+    """Return sum_ij c[|i - j|] x_i y_j' of the rows x, y (., n) of a series; y = x where it is None."""
+    size = fft.next_fast_len(left.shape[1] + len(c) - 1, real=True)
+    ring = np.zeros(size)
+    ring[: len(c)] = c
+    ring[size - len(c) + 1 :] = c[1:][::-1]
+    density = fft.rfft(ring).real / size
+    density[1 : (size + 1) // 2] *= 2  # each stands for its conjugate too
+    weights = np.repeat(density, 2)  # of the real and the imaginary part
+    first = fft.rfft(left, size, workers=cores()).view(np.float64)
+    second = first if right is None else fft.rfft(right, size, workers=cores()).view(np.float64)
+
+    def part(start: int, stop: int) -> Array:
+        total = np.zeros((len(first), len(second)))
+        for low in range(start, stop, 8192):
+            here = slice(low, min(low + 8192, stop))
+            scaled = scratch(len(first), here.stop - low)
+            np.multiply(first[:, here], weights[here], out=scaled)
+            total += np.dot(scaled, second[:, here].T)
+        return total
+
+    return np.asarray(sum(map_parts(part, len(weights))))

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from mlecov.data import Weights
 from mlecov.lazy import lazy
-from mlecov.likelihood.lags import band_gram, fourier_filter, triangles, window_gram
+from mlecov.likelihood.lags import band_gram, fourier_gram, triangles, window_gram
 from mlecov.parallel import small_blocks
 
 sparse = lazy("scipy.sparse")
@@ -172,13 +172,14 @@ class Scores(ABC):
             return window_gram(self.weighted_blocks(), self.k, pieces, breaks)
         if len(c) <= BAND:
             return band_gram(self.weighted_blocks(), self.k, c, breaks)
-        total = np.empty((self.k, self.k))
-        w = self.term_weights()
-        for low in range(0, self.k, 2):
-            columns = self.right(np.eye(self.k)[:, low : low + 2]).T
-            filtered = fourier_filter(columns if w is None else columns * w, c, breaks)
-            total[low : low + 2] = self.left(filtered)
-        return 0.5 * (total + total.T)
+        return fourier_gram(self._columns, self.k, c, edges)
+
+    def _columns(self, low: int, high: int) -> Array:
+        """Return columns low:high of diag(w) S, as rows (high - low, n)."""
+        found = np.empty((high - low, self.n_terms))
+        for start, stop, rows in self.weighted_blocks():
+            found[:, start:stop] = rows[:, low:high].T
+        return found
 
     def ordered(self, order: Codes) -> Scores:
         """Return the scores in another order without copying them; -1 stands for a row of zeros."""

@@ -68,7 +68,7 @@ class Study:
 
     def sampler(self) -> Callable[[int], Likelihood]:
         """Return the function of r that draws replication r; its random numbers depend on (seed, r) alone."""
-        make = self._from_data
+        make: Callable[[np.random.Generator], Likelihood] = self._from_data
         if self.simulate is None:
             assert isinstance(self.likelihood, Likelihood) and self.start is not None
             make = self.likelihood.simulations(self.start)

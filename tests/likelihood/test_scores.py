@@ -7,6 +7,8 @@ import pytest
 
 import mlecov as ml
 from mlecov.data import Weights
+from mlecov.likelihood import lags
+from mlecov.likelihood.lags import band_gram
 from mlecov.likelihood.scores import DenseScores, Scores
 
 N = 5003  # two blocks, the last one ragged
@@ -133,6 +135,15 @@ def test_kernel_gram_is_the_double_sum(scores: Scores, lags: int, breaks: list[i
         expected += kernel[lag] * (gamma + gamma.T)
     found = scores.kernel_gram(kernel, None if breaks is None else np.array(breaks))
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("held", [1, 2 * N + 1, 10**9])
+def test_kernel_gram_by_groups_of_columns(scores: Scores, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = np.cos(np.arange(700) / 300) / (1 + np.arange(700) / 50)
+    banded = band_gram(scores.weighted_blocks(), scores.k, kernel, np.array([1800]))
+    monkeypatch.setattr(lags, "TRANSFORMED", held)
+    found = scores.kernel_gram(kernel, np.array([1800]))
+    np.testing.assert_allclose(found, banded, rtol=1e-11, atol=1e-12 * np.abs(banded).max())
 
 
 def test_take(scores: Scores) -> None:
