@@ -461,6 +461,8 @@ def test_situations_of_one_person_share_draws() -> None:
     np.testing.assert_allclose(posterior.sum(axis=1), 1.0, rtol=1e-12)
     drawn = -0.02 + 0.02 * lik.draws[:, :, 0]
     np.testing.assert_allclose(tastes.values[0], (posterior * drawn).sum(axis=1), rtol=1e-12)
+    second = (posterior * (drawn - tastes.values[0][:, None]) ** 2).sum(axis=1)
+    np.testing.assert_allclose(tastes.variance[0], second, rtol=1e-9)
 
 
 def test_posterior_of_a_mixture() -> None:
