@@ -33,6 +33,11 @@ DATA = pd.DataFrame(
         "id": np.repeat(np.arange(20), 3),
     }
 )
+LATENT = (  # a large effect of the unit
+    X
+    + 3 * np.random.default_rng(0).standard_normal(N)[DATA["id"]]
+    + np.random.default_rng(1).logistic(size=N)
+)
 SINGLE = jnp.float32(2.5)
 
 
@@ -533,7 +538,7 @@ WARNINGS: dict[str, Entry] = {
         lambda: ml.fit(
             ml.models.random_effects_logit(
                 "b ~ x",
-                DATA.assign(b=(DATA["id"] % 2 + 0.1 * X > 0.5) * 1.0 * (np.arange(N) % 7 > 0)),
+                DATA.assign(b=(LATENT > 0) * 1.0),
                 unit="id",
                 nodes=3,
             )
