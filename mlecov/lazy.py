@@ -8,10 +8,12 @@ from typing import Any
 
 
 class LazyModule(ModuleType):
-    """Stand for the module `name` until an attribute of it is asked for."""
+    """Stand for the module `name` until an attribute of it is asked for; attributes asked for are kept."""
 
     def __getattr__(self, attribute: str) -> Any:
-        return getattr(importlib.import_module(self.__name__), attribute)
+        value = getattr(importlib.import_module(self.__name__), attribute)
+        setattr(self, attribute, value)
+        return value
 
 
 def lazy(name: str) -> Any:
