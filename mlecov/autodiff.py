@@ -102,22 +102,30 @@ def compile_and_keep(function: Callable[..., Any], example: tuple[Any, ...], key
     # the program's text does not name the entries of its arguments, but a loaded executable asks for them
     names = hashlib.sha256(str(jax().tree_util.tree_structure(example)).encode()).hexdigest()[:12]
     path = folder / f"{key}-{names}.bin" if folder is not None else None
-    serialize = importlib.import_module("jax.experimental.serialize_executable")
     with x64():
         if path is not None and path.exists():
             try:
-                content = path.read_bytes()
-                if b"lapack" in content:
-                    _prepare_lapack()
-                return serialize.deserialize_and_load(*pickle.loads(content))
+                return _loaded(path, path.stat().st_mtime_ns)
             except Exception:  # a truncated or foreign file: compile again, below
                 path.unlink(missing_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             executable = jax().jit(function).lower(*example).compile()
         if path is not None:
+            serialize = importlib.import_module("jax.experimental.serialize_executable")
             _save(path, pickle.dumps(serialize.serialize(executable)))
         return executable
+
+
+@functools.lru_cache(maxsize=64)
+def _loaded(path: Path, modified: int) -> Any:
+    """Return the executable of a file as it was when `modified` (ns), loaded once in a process."""
+    del modified
+    content = path.read_bytes()
+    if b"lapack" in content:
+        _prepare_lapack()
+    serialize = importlib.import_module("jax.experimental.serialize_executable")
+    return serialize.deserialize_and_load(*pickle.loads(content))
 
 
 def _prepare_lapack() -> None:

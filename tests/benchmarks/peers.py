@@ -85,8 +85,9 @@ def estimagic(y: Any, X: Any) -> Peer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import estimagic as em
+            import optimagic as om
 
-            @em.mark.likelihood
+            @om.mark.likelihood
             def loglike(params: Any) -> Any:
                 return loglikelihood(params, y, X)
 
