@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mlecov.errors import DataError, MissingDataWarning, listing, suggestion, warn
 from mlecov.lazy import lazy
+from mlecov.parallel import map_parts
 
 nw = lazy("narwhals")
 pd = lazy("pandas")
@@ -177,10 +178,7 @@ def is_missing(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 def all_finite(values: npt.NDArray[Any]) -> bool:
     """Tell whether a float array is surely finite: one pass, no temporaries (False may be an overflow)."""
     with np.errstate(all="ignore"):
-        if values.dtype == np.float64 and values.flags.c_contiguous:
-            flat = values.reshape(-1)
-            return bool(np.isfinite(np.dot(flat, flat)))
-        return bool(np.isfinite(values.sum()))
+        return bool(np.isfinite(sum(map_parts(lambda start, stop: values[start:stop].sum(), len(values)))))
 
 
 def numeric(name: str, values: npt.NDArray[Any]) -> Array:

@@ -72,7 +72,11 @@ def _alone() -> bool:
 
 
 def single_threaded() -> Any:
-    """Return a context in which the BLAS uses one thread: small blocks lose by sharing."""
+    """Return a context in which the BLAS uses one thread: small blocks lose by sharing.
+
+    Every operation on many rows runs in it: for a tenth of a second after a shared product OpenBLAS's
+    own threads wait for the next one at full speed, and take a core from ours.
+    """
     return _controller().limit(limits=1, user_api="blas")
 
 
@@ -125,11 +129,11 @@ def pipeline(
 
     `derive` runs in the calling thread, `reduce` in others, at most `AHEAD` blocks behind for each.
     """
-    if len(bounds) < 3:
+    if bounds[-1][1] <= SMALL:
         return [reduce(start, stop, derive(start, stop)) for start, stop in bounds]
     keep_pages()
     with single_threaded():
-        if _alone():
+        if len(bounds) < 3 or _alone():
             return [reduce(start, stop, derive(start, stop)) for start, stop in bounds]
         workers = cores() - 1
         pool, room = _pool(os.getpid(), workers), AHEAD * workers

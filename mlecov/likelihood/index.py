@@ -31,7 +31,7 @@ from mlecov.likelihood.design import DenseDesign, Design, Equation
 from mlecov.likelihood.index_scores import IndexScores
 from mlecov.likelihood.scores import Codes
 from mlecov.linalg import describe_direction
-from mlecov.parallel import pipeline, scratch
+from mlecov.parallel import pipeline, scratch, small_blocks
 from mlecov.parameters import ParameterSpace
 
 Array = npt.NDArray[np.float64]
@@ -106,7 +106,8 @@ class IndexLikelihood(Likelihood):
         return pair_index(len(self.equations))
 
     def start(self) -> Array:
-        return self.space.start() if self.start_values is None else self.start_values(self)
+        with small_blocks(self.n_terms):
+            return self.space.start() if self.start_values is None else self.start_values(self)
 
     def predictors(self, theta: Array, start: int, stop: int) -> Array:
         """Return the predictors eta (E, b) of rows start:stop."""
