@@ -41,8 +41,8 @@ def test_pipeline_keeps_the_order_and_derives_in_the_calling_thread(with_cores: 
         others.add(threading.get_ident())
         return start, derived
 
-    bounds = [(a, a + 10) for a in range(0, 500, 10)]
-    assert pipeline(derive, reduce, bounds) == [(a, 10) for a, _ in bounds]
+    bounds = [(a, a + 1000) for a in range(0, 50_000, 1000)]
+    assert pipeline(derive, reduce, bounds) == [(a, 1000) for a, _ in bounds]
     assert here == {threading.get_ident()}
     assert (here == others) == (with_cores == 1)
 
@@ -51,7 +51,7 @@ def test_an_error_in_a_block_reaches_the_caller(with_cores: int) -> None:
     def fail(start: int, stop: int, derived: int) -> int:
         raise ZeroDivisionError(str(start))
 
-    bounds = [(a, a + 10) for a in range(0, 500, 10)]
+    bounds = [(a, a + 1000) for a in range(0, 50_000, 1000)]
     with pytest.raises(ZeroDivisionError, match="^0$"):
         pipeline(lambda a, b: 0, fail, bounds)
     with pytest.raises(ZeroDivisionError):
@@ -64,7 +64,9 @@ def test_workers_start_no_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) 
     def inner(start: int, stop: int) -> set[int]:
         names = {threading.get_ident()}
         pipeline(
-            lambda a, b: 0, lambda a, b, d: names.add(threading.get_ident()), [(a, a + 1) for a in range(9)]
+            lambda a, b: 0,
+            lambda a, b, d: names.add(threading.get_ident()),
+            [(a, a + 1000) for a in range(0, 50_000, 1000)],
         )
         return names
 

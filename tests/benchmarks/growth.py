@@ -9,7 +9,7 @@ import argparse
 import subprocess
 import sys
 
-SIZES = (10_000, 100_000, 1_000_000, 5_000_000)
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 
 ONE = """
 import resource, sys, time
@@ -33,25 +33,31 @@ print(seconds, (after - before) / 1024, X.nbytes / 2**20)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--plot", help="write a log-log plot of seconds by rows to this file")
+    parser.add_argument("--plot", help="write log-log plots of seconds and memory by rows to this file")
     options = parser.parse_args()
     print(f"{'rows':>10} {'seconds':>9} {'us a row':>9} {'extra MB':>9} {'data MB':>8}")
-    found = []
+    times, peaks, sizes = [], [], []
     for n in SIZES:
         done = subprocess.run(
             [sys.executable, "-c", ONE, str(n)], check=True, capture_output=True, text=True
         ).stdout
         seconds, extra, data = map(float, done.split())
-        found.append(seconds)
+        times.append(seconds)
+        peaks.append(extra)
+        sizes.append(data)
         print(f"{n:>10} {seconds:>9.3f} {1e6 * seconds / n:>9.3f} {extra:>9.0f} {data:>8.0f}", flush=True)
     if options.plot:
         import matplotlib.pyplot as plt
 
-        ax = plt.subplots(layout="constrained")[1]
-        ax.loglog(SIZES, found, "o-", color="0.1")
-        ax.set_xlabel("rows")
-        ax.set_ylabel("seconds: probit with 20 columns, three covariances")
-        ax.figure.savefig(options.plot)
+        figure, (left, right) = plt.subplots(1, 2, figsize=(8.0, 3.2), layout="constrained")
+        left.loglog(SIZES, times, "o-", color="0.1")
+        left.set(xlabel="rows", ylabel="seconds", title="time")
+        right.loglog(SIZES, sizes, "o--", color="0.55")
+        right.loglog(SIZES, peaks, "o-", color="0.1")
+        right.set(xlabel="rows", ylabel="MB", title="memory")
+        right.annotate("the data", (SIZES[-1], sizes[-1]), (-8, 0), textcoords="offset points", ha="right")
+        right.annotate("besides", (SIZES[-1], peaks[-1]), (-8, -12), textcoords="offset points", ha="right")
+        figure.savefig(options.plot)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def probit_large() -> Entries:
     return {
         "mlecov": lambda: fit_all(ml.models.probit(y, X)),
         "statsmodels Probit": lambda: statsmodels_all(sm.Probit(y, X)),
+        "R glm, one covariance": peers.glm(y, X, 'binomial("probit")'),
         "X'X": lambda: X.T @ X,
     }
 
@@ -137,7 +138,11 @@ def nb2_ready(n: int, k: int) -> Entries:
     return {
         "mlecov": lambda: fit_all(ml.models.nb2(y, X)),
         "statsmodels NegativeBinomial": lambda: statsmodels_all(sm.NegativeBinomial(y, X), maxiter=500),
+        "R MASS glm.nb, one covariance": peers.glm(y, X, "nb2"),
     }
+
+
+R_FAMILIES = {"probit": 'binomial("probit")', "logit": "binomial", "poisson": "poisson"}
 
 
 def small(model: str) -> Entries:
@@ -149,6 +154,7 @@ def small(model: str) -> Entries:
         "mlecov": lambda: fit_all(getattr(ml.models, model)(y, X)),
         "statsmodels, fit alone": lambda: peer(y, X).fit(disp=0),
         "statsmodels, all three": lambda: statsmodels_all(peer(y, X)),
+        "R glm, one covariance": peers.glm(y, X, R_FAMILIES[model]),
     }
 
 

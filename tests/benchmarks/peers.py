@@ -160,6 +160,13 @@ cat(seconds, -f$objective, compiling)
 """
 
 
+GLM = """
+runs <- max(1, 100000 %/% length(y))
+seconds <- system.time(for (r in 1:runs) {{ f <- {fit}; v <- {cov} }})[["elapsed"]] / runs
+cat(seconds, as.numeric(logLik(f)))
+"""
+
+
 def _in_r(script: str, name: str, y: Any, X: Any) -> Peer:
     folder = Path(tempfile.mkdtemp())
     (folder / "data.bin").write_bytes(
@@ -180,6 +187,12 @@ def _in_r(script: str, name: str, y: Any, X: Any) -> Peer:
         return Reported(numbers[0])
 
     return run
+
+
+def glm(y: Any, X: Any, family: str) -> Peer:
+    """R's glm and its one covariance; "nb2" is MASS's glm.nb."""
+    fit = "MASS::glm.nb(y ~ X - 1)" if family == "nb2" else f"glm(y ~ X - 1, family = {family})"
+    return _in_r(GLM.format(fit=fit, cov="vcov(f)"), "R", y, X)
 
 
 def maxlik(y: Any, X: Any) -> Peer:

@@ -205,7 +205,8 @@ def test_klein_fiml() -> None:
     last = optimum.likelihood.evaluate(theta, order=2, scores=True)
     optimum = dataclasses.replace(optimum, theta=theta, evaluation=last)
     np.testing.assert_allclose(optimum.likelihood.space.report(theta)[:12], case.theta, rtol=2e-11)
-    for spec, theirs in (("opg", "opg"), ("oim", "hessian")):
-        assert np.abs(ratio(case, theirs, optimum, spec, list(range(12)))).max() < 2e-11
+    # from one point at rounding to the next the outer product's errors move by up to 8e-11
+    for spec, theirs, limit in (("opg", "opg", 2e-10), ("oim", "hessian", 2e-11)):
+        assert np.abs(ratio(case, theirs, optimum, spec, list(range(12)))).max() < limit
     robust = list(case.raw["std_errors_computed_nofactor"]["sandwich"].values())
     np.testing.assert_allclose(covariance(optimum, parse("robust")).bse[:12], robust, rtol=1e-9)
