@@ -56,7 +56,7 @@ def main() -> None:
         right.loglog(SIZES, peaks, "o-", color="0.1")
         right.set(xlabel="rows", ylabel="MB", title="memory")
         right.annotate("the data", (SIZES[-1], sizes[-1]), (-8, 0), textcoords="offset points", ha="right")
-        right.annotate("besides", (SIZES[-1], peaks[-1]), (-8, -12), textcoords="offset points", ha="right")
+        right.annotate("besides", (SIZES[-1], peaks[-1]), (-2, -18), textcoords="offset points", ha="right")
         figure.savefig(options.plot)
 
 
