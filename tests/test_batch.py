@@ -196,3 +196,24 @@ def test_shapes_are_refused() -> None:
         batch.maximize_batch(likelihood, np.ones((2, N)), start=np.zeros(2))
     with pytest.raises(SpecificationError, match="needs keep="):
         batch.maximize_batch(likelihood, np.ones((2, N))).covariances("oim")
+
+
+@pytest.mark.parametrize("outcomes", ["zeros and ones", "counts"])
+def test_one_start_for_all_outcomes(outcomes: str) -> None:
+    """Zeros and ones at a shared start are derived once; the evaluation is that of each replication."""
+    rng = np.random.default_rng(21)
+    X = np.column_stack([np.ones(90), rng.standard_normal((90, 2))])
+    binary = outcomes == "zeros and ones"
+    model = ml.models.probit if binary else ml.models.poisson
+    w = rng.integers(1, 4, 90).astype(float)
+    likelihood = model(np.arange(90) % 2.0, X, frequency_weights=w)
+    Y = rng.integers(0, 2 if binary else 4, (50, 90)).astype(float)
+    theta = np.array([0.2, -0.1, 0.3])
+    problem = evaluators.Problem(likelihood, 50, outcomes={"y": Y}, outer=True)
+    found = evaluators.IndexEvaluator(problem).first(np.tile(theta, (50, 1)))
+    for r in (0, 13, 49):
+        alone = model(Y[r], X, frequency_weights=w).evaluate(theta, order=2, scores=True)
+        expected = (alone.loglike, alone.gradient, alone.information, alone.meat)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours is not None
+            np.testing.assert_allclose(ours[r], theirs, rtol=1e-12, atol=1e-12)

@@ -277,15 +277,32 @@ class IndexEvaluator(Evaluator):
             return _joined(pipeline(derive, gather, bounds))
 
     def first(self, thetas: Array) -> Sums:
-        """Derivatives once for all, where the replications share start, outcomes and origin."""
-        origins = self.problem.origins
-        shared = self.problem.weights is not None and not self.problem.outcomes
+        """Derivatives once for all, where the replications share start, origin and outcomes (or zeros and ones)."""
+        origins, outcomes = self.problem.origins, self.problem.outcomes
         alike = (thetas == thetas[0]).all() and (origins is None or (origins == origins[0]).all())
-        if not (shared and alike):
-            return super().first(thetas)
+        if alike and self.problem.weights is not None and not outcomes:
+            with np.errstate(all="ignore"):
+                found = self._derivatives(thetas[:1], np.zeros(1, dtype=np.intp))
+            return _joined(self._over_blocks(lambda part: self._gather(*found, part), len(thetas)))
+        if alike and len(outcomes) == 1 and len(thetas) > 2:
+            ((name, values),) = outcomes.items()
+            ones = values == 1
+            if values.ndim == 2 and (ones | (values == 0)).all():
+                return self._first_of_two(thetas, name, ones)
+        return super().first(thetas)
+
+    def _first_of_two(self, thetas: Array, name: str, ones: npt.NDArray[np.bool_]) -> Sums:
+        """Return the evaluation at one theta of outcomes that are one where `ones` (R, n), else zero."""
+        both = {name: np.stack([np.zeros(ones.shape[1]), np.ones(ones.shape[1])])}
+        pair = replace(self, problem=replace(self.problem, count=2, outcomes=both))
+
+        def one(part: slice) -> Sums:
+            value, slope, bend = (np.where(ones[part], at[..., 1:, :], at[..., :1, :]) for at in found)
+            return self._gather(value, slope, bend, part)
+
         with np.errstate(all="ignore"):
-            found = self._derivatives(thetas[:1], np.zeros(1, dtype=np.intp))
-        return _joined(self._over_blocks(lambda part: self._gather(*found, part), len(thetas)))
+            found = pair._derivatives(thetas[:2], np.arange(2))
+        return _joined(self._over_blocks(one, len(thetas)))
 
     def expected(self, thetas: Array, which: Codes) -> Array:
         def one(part: slice) -> Array:

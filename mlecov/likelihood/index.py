@@ -62,6 +62,10 @@ class RowModel(ABC):
         """Return the columns whose outcomes are drawn from the model at eta."""
         raise SpecificationError("this likelihood can not be simulated: no simulate= was given.")
 
+    def simulations(self, eta: Array, columns: Columns) -> Callable[[np.random.Generator], dict[str, Array]]:
+        """Return `simulate` at eta as a function of the generator, for many draws."""
+        return lambda rng: self.simulate(rng, eta, columns)
+
     def separation(self, eta: Array, columns: Columns) -> npt.NDArray[np.bool_] | None:
         """Return which rows are fitted perfectly (probability one) at eta, where that has a meaning."""
         return None
@@ -326,13 +330,14 @@ class IndexLikelihood(Likelihood):
         return self.simulations(theta)(rng)
 
     def simulations(self, theta: Array) -> Callable[[np.random.Generator], IndexLikelihood]:
+        draw = self.outcomes(theta)
+        return lambda rng: replace(self, columns={**self.columns, **draw(rng)})
+
+    def outcomes(self, theta: Array) -> Callable[[np.random.Generator], dict[str, Array]]:
+        """Return the function of the generator that draws the columns of outcomes at theta."""
         eta = self.predictors(theta, 0, self.n_terms)
         eta.flags.writeable = False
-
-        def draw(rng: np.random.Generator) -> IndexLikelihood:
-            return replace(self, columns={**self.columns, **self.model.simulate(rng, eta, self.columns)})
-
-        return draw
+        return self.model.simulations(eta, self.columns)
 
     def separation(self, theta: Array) -> str | None:
         perfect = self.model.separation(self.predictors(theta, 0, self.n_terms), self.columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -62,7 +62,11 @@ class Binary(Model):
         return np.where(columns["y"] == 1, none, 0.0), np.where(columns["y"] == 1, 1.0, none)
 
     def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
-        return {"y": (rng.random(eta.shape[1]) < self.probability(eta[0])).astype(float)}
+        return self.simulations(eta, columns)(rng)
+
+    def simulations(self, eta: Array, columns: Columns) -> Callable[[np.random.Generator], dict[str, Array]]:
+        probability = self.probability(eta[0])
+        return lambda rng: {"y": (rng.random(len(probability)) < probability).astype(float)}
 
     def separation(self, eta: Array, columns: Columns) -> npt.NDArray[np.bool_]:
         return np.asarray(np.expm1(self.derivatives(eta, columns, 0)[0]) > -1e-7)
@@ -271,8 +275,8 @@ class HeteroskedasticProbit(Binary):
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         return super().cdf(self.index(eta)[None], columns)
 
-    def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
-        return super().simulate(rng, self.index(eta)[None], columns)
+    def simulations(self, eta: Array, columns: Columns) -> Callable[[np.random.Generator], dict[str, Array]]:
+        return super().simulations(self.index(eta)[None], columns)
 
 
 def heteroskedastic_probit(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlecov.batch import Batch, Kind, maximize_many, with_columns
+from mlecov.batch import Batch, Kind, maximize_batch, maximize_many, with_columns
 from mlecov.covariance.resampling import Bootstrap
 from mlecov.covariance.sandwich import covariance
 from mlecov.covariance.specbase import Spec
@@ -27,6 +27,7 @@ from mlecov.inference.resample import bootstrap
 from mlecov.inference.table import critical_value, intervals
 from mlecov.lazy import lazy
 from mlecov.likelihood.base import Likelihood
+from mlecov.likelihood.index import IndexLikelihood
 from mlecov.montecarlo.results import MonteCarlo, Replications, share_error
 from mlecov.optimum import Optimum, Record
 from mlecov.parameters import ParameterSpace
@@ -85,27 +86,61 @@ class Study:
         return self.likelihood(data)
 
 
+@dataclass(frozen=True)
+class Outcomes(Sequence[Likelihood]):
+    """Replications of an index likelihood that differ in outcomes: {column: (R, n)}, likelihoods on request."""
+
+    likelihood: IndexLikelihood
+    columns: dict[str, Array]
+
+    @classmethod
+    def draw(cls, study: Study, likelihood: IndexLikelihood, first: int, last: int) -> Outcomes:
+        """Return replications first ... last - 1 of a study."""
+        assert study.start is not None
+        draw = likelihood.outcomes(study.start)
+        found = [draw(np.random.default_rng([study.seed, r])) for r in range(first, last)]
+        return cls(likelihood, {name: np.stack([columns[name] for columns in found]) for name in found[0]})
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, r: Any) -> Any:
+        return with_columns(self.likelihood, {name: values[r] for name, values in self.columns.items()})
+
+
 def run_batch(study: Study, first: int, last: int) -> Replications:
     """Return replications first ... last - 1: a task of its own, on this machine or another."""
     failures: Counter[str] = Counter()
-    drawn: list[Likelihood] = []
-    draw = study.sampler()
-    for r in range(first, last):
-        try:
-            drawn.append(draw(r))
-        except MlecovError as error:
-            failures[f"data refused: {str(error)[:80]}"] += 1
-    if not drawn:
-        empty = np.empty((len(study.specs), 0, 0))
-        return Replications(np.empty((0, 0)), empty, empty.astype(bool), empty.astype(bool), failures)
     keep = tuple(dict.fromkeys(s for spec in study.specs if isinstance(spec, Basic) for s in SUMS[spec.kind]))
-    batch = maximize_many(drawn, start=study.start, keep=keep, progress=False)
+    drawn: Sequence[Likelihood]
+    if study.simulate is None and isinstance(study.likelihood, IndexLikelihood):
+        drawn = Outcomes.draw(study, study.likelihood, first, last)
+        batch = maximize_batch(
+            study.likelihood, outcomes=drawn.columns, start=study.start, keep=keep, progress=False
+        )
+    else:
+        drawn = _draw_each(study, first, last, failures)
+        if not drawn:
+            empty = np.empty((len(study.specs), 0, 0))
+            return Replications(np.empty((0, 0)), empty, empty.astype(bool), empty.astype(bool), failures)
+        batch = maximize_many(drawn, start=study.start, keep=keep, progress=False)
     failures.update(batch.failures())
     good = np.flatnonzero(batch.converged)
     others = [spec for spec in study.specs if not isinstance(spec, Basic)]
     found = _one_by_one(drawn, batch, good, others, failures) if others else {}
     good = np.array([r for r in good if not others or r in found], dtype=np.intp)
     return _judged(study, drawn[0].space, batch, good, found, failures, drawn[0])
+
+
+def _draw_each(study: Study, first: int, last: int, failures: Counter[str]) -> list[Likelihood]:
+    """Return the likelihoods of replications first ... last - 1, refusals counted in `failures`."""
+    draw, drawn = study.sampler(), []
+    for r in range(first, last):
+        try:
+            drawn.append(draw(r))
+        except MlecovError as error:
+            failures[f"data refused: {str(error)[:80]}"] += 1
+    return drawn
 
 
 def _one_by_one(

@@ -253,3 +253,18 @@ def test_bivariate_probit_refuses_what_it_can_not_read() -> None:
         bivariate_probit("y ~ a", data)
     with pytest.raises(SupportError, match="second outcome: must be 0 or 1"):
         bivariate_probit("y ~ a", data, second="a ~ b")
+
+
+def test_heteroskedastic_outcomes_are_drawn_at_the_scaled_index() -> None:
+    rng = np.random.default_rng(12)
+    data = pd.DataFrame(
+        {"x": rng.standard_normal(40), "z": rng.standard_normal(40), "y": np.arange(40) % 2.0}
+    )
+    likelihood = heteroskedastic_probit("y ~ x", data, sigma="z")
+    theta = np.array([0.5, 1.0, -0.8])
+    draw = likelihood.simulations(theta)
+    share = np.mean([draw(np.random.default_rng([3, r])).columns["y"] for r in range(4000)], axis=0)
+    p = stats.norm.cdf((0.5 + data.x) * np.exp(0.8 * data.z))
+    np.testing.assert_allclose(share, p, atol=4.5 * 0.5 / np.sqrt(4000))
+    again = likelihood.simulate(np.random.default_rng([3, 7]), theta).columns["y"]
+    np.testing.assert_array_equal(draw(np.random.default_rng([3, 7])).columns["y"], again)
