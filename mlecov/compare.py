@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlecov.covariance.covariance import Covariance
-from mlecov.covariance.sandwich import covariance, observed_factor
+from mlecov.covariance.sandwich import covariance, expected_where_known, observed_factor
 from mlecov.covariance.specs import Basic, Spec
 from mlecov.lazy import lazy
 from mlecov.optimum import Optimum
@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 
 def default_specs(optimum: Optimum) -> list[Spec]:
     """Return the estimators that are defined for this likelihood without further arguments."""
-    expected = optimum.likelihood.has_expected_information
+    expected = expected_where_known(optimum) is not None
     if _sampled(optimum):
         return [Basic(name) for name in (["robust", "bw"] if expected else ["robust"])]
     names = ["oim", "eim", "opg", "robust", "bw"] if expected else ["oim", "opg", "robust"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlecov import kinds
+from mlecov.covariance.sandwich import expected_where_known
 from mlecov.data import Rows, Table, Weights
 from mlecov.errors import DataError, SpecificationError
 from mlecov.likelihood.base import Evaluation, Facts, Likelihood
@@ -61,8 +62,9 @@ def save_optimum(optimum: Optimum, path: Any, *, scores: bool = True) -> None:
         arrays["scores"] = evaluation.scores.to_dense()
         if likelihood.weights is not None:
             arrays["weights"] = likelihood.weights.values
-    if likelihood.has_expected_information:
-        arrays["expected"] = likelihood.information(optimum.theta)
+    expected = expected_where_known(optimum)
+    if expected is not None:
+        arrays["expected"] = expected
     record = dataclasses.asdict(dataclasses.replace(optimum.record, steps=()))
     arrays["start"] = record.pop("start")
     meta = {

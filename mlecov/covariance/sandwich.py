@@ -57,6 +57,15 @@ def observed_factor(optimum: Optimum) -> Factor:
     )
 
 
+def expected_where_known(optimum: Optimum) -> Array | None:
+    """Return the expected information at the optimum, None where the model has none at these parameters."""
+    try:
+        known = optimum.likelihood.has_expected_information
+        return optimum.likelihood.information(optimum.theta) if known else None
+    except CovarianceError:
+        return None
+
+
 def expected_factor(optimum: Optimum) -> Factor:
     """Return the factored expected information at the optimum."""
     matrix = optimum.likelihood.information(optimum.theta)

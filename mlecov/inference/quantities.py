@@ -24,7 +24,7 @@ from mlecov.likelihood.base import Likelihood
 from mlecov.likelihood.index import IndexLikelihood, pair_index
 from mlecov.likelihood.traced import extrapolate
 from mlecov.models.base import Model
-from mlecov.models.predicted import Declared, OfNames, OfRows, OfSample, Sampled
+from mlecov.models.predicted import Declared, OfNames, OfPoints, OfRows, OfSample, Sampled
 from mlecov.models.units import UnitLikelihood
 from mlecov.models.whole import WholeLikelihood
 from mlecov.optimum import Optimum
@@ -32,6 +32,8 @@ from mlecov.parameters import LinearKind, ParameterSpace
 from mlecov.separable import uses_jax
 
 Array = npt.NDArray[np.float64]
+SAMPLED = 2000
+"""Rows whose curvature tells how far a predictor is moved."""
 
 
 class Quantity(ABC):
@@ -82,6 +84,7 @@ class RowQuantity(Quantity):
     """h = f(eta) for the E predictors of the index engine, f by row; differentiated in eta.
 
     A mean of a ready-made model is differenced (extrapolated, to about 1e-11); a predictor is exact.
+    Without `offsets` the predictors leave offsets out.
     """
 
     name: str
@@ -89,6 +92,7 @@ class RowQuantity(Quantity):
     space: ParameterSpace
     function: Callable[[Array, Mapping[str, Any]], Array]
     labels: tuple[str, ...] = ()
+    offsets: bool = True
 
     def _rows(self, at: Setting) -> list[Array]:
         return [
@@ -102,7 +106,7 @@ class RowQuantity(Quantity):
         for e, equation in enumerate(self.likelihood.equations):
             eta[e] = rows[e] @ raw[equation.start : equation.stop]
             owner = _owner(equation.name, at)
-            if equation.columns is not None and owner in at.offsets:
+            if self.offsets and equation.columns is not None and owner in at.offsets:
                 eta[e] += at.offsets[owner]
         return eta, rows
 
@@ -114,12 +118,29 @@ class RowQuantity(Quantity):
                 f"the {self.name} needs the column {error}, which the data do not have."
             ) from None
 
-    def _first(self, eta: Array, at: Setting) -> Array:
-        return np.stack([_difference(lambda x: self._value(x, at), eta, e) for e in range(len(eta))])
+    def _scale(self, raw: Array, eta: Array) -> Array:
+        """Return the sizes (E, n) of steps: of eta, or of what the likelihood tells apart where that is less.
+
+        A tobit's mean of 1000 has all that it does within a few sigma of a limit, whatever sigma is.
+        """
+        some = min(self.likelihood.n_terms, SAMPLED)
+        columns = {name: values[:some] for name, values in self.likelihood.columns.items()}
+        with np.errstate(all="ignore"):
+            second = self.likelihood.model.derivatives(self.likelihood.predictors(raw, 0, some), columns, 2)[
+                2
+            ]
+            assert second is not None
+            own = [p for p, (e, f) in enumerate(pair_index(len(eta))) if e == f]
+            width = 3.0 / np.sqrt(np.abs(second[own]).mean(axis=1, keepdims=True))
+        size = np.maximum(np.abs(eta), 1.0)
+        return np.where(np.isfinite(width), np.minimum(size, width), size)
+
+    def _first(self, eta: Array, scale: Array, at: Setting) -> Array:
+        return np.stack([_difference(lambda x: self._value(x, at), eta, e, scale) for e in range(len(eta))])
 
     def jacobian(self, theta: Array, at: Setting) -> tuple[Array, Array]:
         eta, rows = self._predictors(self.space.raw(theta), at)
-        first, value = self._first(eta, at), self._value(eta, at)
+        first, value = self._first(eta, self._scale(self.space.raw(theta), eta), at), self._value(eta, at)
         full = np.zeros((*value.shape, self.space.n_raw))
         for e, equation in enumerate(self.likelihood.equations):
             full[..., equation.start : equation.stop] += first[e][..., None] * rows[e]
@@ -138,13 +159,15 @@ class RowQuantity(Quantity):
             if equation.columns is None:
                 moves[e] = np.zeros((at.n, 1))
             change[e] = moves[e] @ raw[equation.start : equation.stop]
-            change[e] += tangent.offsets.get(_owner(equation.name, at), 0.0)
-        first = self._first(eta, at)
+            if self.offsets:
+                change[e] += tangent.offsets.get(_owner(equation.name, at), 0.0)
+        scale = self._scale(raw, eta)
+        first = self._first(eta, scale, at)
         full = np.zeros((at.n, self.space.n_raw))
         for e, equation in enumerate(equations):
             full[:, equation.start : equation.stop] += first[e][:, None] * moves[e]
         for e, f in pair_index(len(eta)):
-            second = _difference2(lambda x: self._value(x, at), eta, e, f)
+            second = _difference2(lambda x: self._value(x, at), eta, e, f, scale)
             for a, b in {(e, f), (f, e)}:
                 part = equations[b]
                 full[:, part.start : part.stop] += (second * change[a])[:, None] * rows[b]
@@ -156,8 +179,8 @@ def _owner(equation: str, at: Setting) -> str:
     return equation if equation in at.designs else equation.rpartition(".")[0]
 
 
-def _difference(function: Callable[[Array], Array], eta: Array, e: int) -> Array:
-    scale = np.maximum(np.abs(eta[e]), 1.0)
+def _difference(function: Callable[[Array], Array], eta: Array, e: int, sizes: Array) -> Array:
+    scale = sizes[e]
 
     def moved(h: float) -> Array:
         found = eta.copy()
@@ -167,8 +190,8 @@ def _difference(function: Callable[[Array], Array], eta: Array, e: int) -> Array
     return extrapolate(lambda h: (moved(h) - moved(-h)) / (2 * h * scale), 0.1)
 
 
-def _difference2(function: Callable[[Array], Array], eta: Array, e: int, f: int) -> Array:
-    a, b = np.maximum(np.abs(eta[e]), 1.0), np.maximum(np.abs(eta[f]), 1.0)
+def _difference2(function: Callable[[Array], Array], eta: Array, e: int, f: int, sizes: Array) -> Array:
+    a, b = sizes[e], sizes[f]
 
     def moved(x: float, y: float) -> Array:
         found = eta.copy()
@@ -180,7 +203,8 @@ def _difference2(function: Callable[[Array], Array], eta: Array, e: int, f: int)
         middle = function(eta)
         return extrapolate(lambda h: (moved(h, 0) - 2 * middle + moved(-h, 0)) / (h * a) ** 2, 0.2)
     return extrapolate(
-        lambda h: (moved(h, h) + moved(-h, -h) - moved(h, -h) - moved(-h, h)) / (4 * h * h * a * b), 0.2
+        lambda h: (moved(h, h) + moved(-h, -h) - moved(h, -h) - moved(-h, h)) / (4 * h * h * a * b),
+        0.2,
     )
 
 
@@ -362,7 +386,8 @@ def quantities_of(likelihood: Likelihood) -> Mapping[str, Declared]:
 def quantity(optimum: Optimum, what: str | Callable[..., Any], covariance: Covariance) -> Quantity:
     """Return the quantity named: one that the model declares, "predictor", a parameter, or a function.
 
-    "probability[2]" is the entry labelled 2 of a quantity that is several numbers a row.
+    "probability[2]" is the entry labelled 2 of a quantity that is several numbers a row, "survival[10]"
+    that of a quantity which is a function of a number.
 
     Raises
     ------
@@ -377,8 +402,11 @@ def quantity(optimum: Optimum, what: str | Callable[..., Any], covariance: Covar
     known = quantities_of(base)
     head, _, tail = what.partition("[")
     if head in known and (not tail or tail.endswith("]")):
-        column = _column(head, known[head], tail[:-1]) if tail else None
-        return _declared(what, known[head], column, space, base, steps)
+        declared = known[head]
+        if isinstance(declared, OfPoints):
+            declared, tail = OfRows(declared.at(head, tail[:-1])), ""
+        column = _column(head, declared, tail[:-1]) if tail else None
+        return _declared(what, declared, column, space, base, steps)
     linear = [p.name for p in space if isinstance(p.kind, LinearKind)]
     if what == "predictor":
         if not linear:
@@ -402,7 +430,7 @@ def quantity(optimum: Optimum, what: str | Callable[..., Any], covariance: Covar
     )
 
 
-def _column(name: str, declared: Declared, label: str) -> int:
+def _column(name: str, declared: OfRows | OfNames | OfSample, label: str) -> int:
     """Return the place of a label among those of a quantity."""
     if label in declared.labels:
         return declared.labels.index(label)
@@ -412,7 +440,12 @@ def _column(name: str, declared: Declared, label: str) -> int:
 
 
 def _declared(
-    name: str, declared: Declared, column: int | None, space: ParameterSpace, base: Likelihood, steps: Array
+    name: str,
+    declared: OfRows | OfNames | OfSample,
+    column: int | None,
+    space: ParameterSpace,
+    base: Likelihood,
+    steps: Array,
 ) -> Quantity:
     labels = declared.labels if column is None else ()
 
@@ -421,7 +454,7 @@ def _declared(
 
     if isinstance(declared, OfRows):
         assert isinstance(base, IndexLikelihood)
-        return RowQuantity(name, base, space, chosen(declared.function), labels)
+        return RowQuantity(name, base, space, chosen(declared.function), labels, declared.offsets)
     if isinstance(declared, OfNames):
         return FunctionQuantity(name, space, chosen(declared.function), steps, declared.arguments, labels)
     return SampleQuantity(name, space, declared, steps, column)

@@ -17,6 +17,7 @@ from mlecov.functions import log1mexp, log_ndtr_derivatives
 from mlecov.kinds import Kind
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build, constant_outcome, least_squares_start, outside
+from mlecov.models.predicted import Declared, OfRows
 
 Array = npt.NDArray[np.float64]
 
@@ -56,6 +57,11 @@ class Binary(Model):
 
     def mean(self, eta: Array, columns: Columns) -> Array:
         return self.probability(eta[0])
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean, or probability: P(y = 1)."""
+        return {**super().quantities, "probability": OfRows(self.mean)}
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         none = 1 - self.probability(eta[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from mlecov.functions import gammaln_derivatives, gammaln_excess_derivatives
 from mlecov.kinds import positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build, constant_outcome, outside
+from mlecov.models.predicted import Declared, OfRows
 from mlecov.models.working import chain, common, regress, residuals, set_constant
 
 Array = npt.NDArray[np.float64]
@@ -56,6 +58,15 @@ class Gaussian(Model):
 
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.asarray(eta[0])
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean, variance, and scale: sigma, by row where it varies."""
+        return {
+            **super().quantities,
+            "variance": OfRows(lambda eta, columns: np.exp(2 * eta[1])),
+            "scale": OfRows(lambda eta, columns: np.exp(eta[1])),
+        }
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         found = special.ndtr((columns["y"] - eta[0]) * np.exp(-eta[1]))
@@ -154,6 +165,18 @@ class StudentT(Model):
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.where(eta[2] > 0, eta[0], np.nan)
 
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean; variance: sigma^2 v / (v - 2), infinite where v <= 2; scale: sigma."""
+
+        def variance(eta: Array, columns: Columns) -> Array:
+            v = np.exp(eta[2])
+            finite = v > 2
+            return np.where(finite, np.exp(2 * eta[1]) * v / np.where(finite, v - 2, 1.0), np.inf)
+
+        scale = OfRows(lambda eta, columns: np.exp(eta[1]))
+        return {**super().quantities, "variance": OfRows(variance), "scale": scale}
+
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         found = special.stdtr(np.exp(eta[2]), (columns["y"] - eta[0]) * np.exp(-eta[1]))
         return found, found
@@ -238,6 +261,11 @@ class Gamma(Model):
 
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.asarray(np.exp(eta[0]))
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean; variance: mean^2 / shape."""
+        return {**super().quantities, "variance": OfRows(lambda eta, columns: np.exp(2 * eta[0] - eta[1]))}
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         found = special.gammainc(np.exp(eta[1]), columns["y"] * np.exp(eta[1] - eta[0]))
@@ -333,6 +361,15 @@ class Beta(Model):
 
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.asarray(special.expit(eta[0]))
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean; variance: m (1 - m) / (1 + phi)."""
+
+        def variance(eta: Array, columns: Columns) -> Array:
+            return np.asarray(special.expit(eta[0]) * special.expit(-eta[0]) / (1 + np.exp(eta[1])))
+
+        return {**super().quantities, "variance": OfRows(variance)}
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         phi = np.exp(eta[1])

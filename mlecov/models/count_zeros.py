@@ -1,4 +1,4 @@
-"""Counts with too many zeros, or without them: zero-inflated, hurdle and truncated regressions.
+"""Counts with too many zeros: zero-inflated and hurdle regressions.
 
 Each is made of a count distribution (Poisson, NB2) by the chain rule, so that it holds for any.
 """
@@ -13,26 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.errors import SpecificationError
 from mlecov.kinds import Kind, interval
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives, pair_index
-from mlecov.models.base import build, least_squares_start, outside, set_constant
-from mlecov.models.count import NB2, NegativeBinomial, Poisson
-from mlecov.models.counting import AT_BOUND, CountModel, bounded, check_counts, weights_of
+from mlecov.models.base import build, set_constant
+from mlecov.models.count import NB2, Poisson
+from mlecov.models.count_truncated import Truncated, at_count, log_beyond, outer, start_above
+from mlecov.models.counting import AT_BOUND, CountModel, bounded, weights_of
+from mlecov.models.predicted import Declared, OfRows
 
 Array = npt.NDArray[np.float64]
-
-STEPS = 8
-"""Steps of the moment equations that give the start of a truncated count."""
-
-
-def _at(columns: Columns, count: float, n: int) -> dict[str, Any]:
-    return {**columns, "y": np.full(n, float(count))}
-
-
-def _outer(first: Array) -> Array:
-    """Return products of first derivatives (E, b) in the order of second derivatives."""
-    return np.stack([first[e] * first[f] for e, f in pair_index(len(first))])
 
 
 def _join(second: Array, cross: Array, last: Array) -> Array:
@@ -41,30 +30,6 @@ def _join(second: Array, cross: Array, last: Array) -> Array:
     made = dict(zip(pair_index(n_base), second, strict=True))
     made |= {(e, n_base): cross[e] for e in range(n_base)} | {(n_base, n_base): last}
     return np.stack([made[pair] for pair in pair_index(n_base + 1)])
-
-
-def _start_above(base: CountModel, likelihood: IndexLikelihood, last: int) -> Array:
-    """Return a start theta (k,) of a base whose outcomes are seen only above `last` = c.
-
-    Taken as complete, such outcomes have too large a mean and too small a variance. Completed by what
-    the model says of y <= c, P(y > c) y + sum_j j p_j has mean mu, and P(y > c) y (y - 1) +
-    sum_j j (j - 1) p_j has mean (1 + alpha) mu^2: a few steps towards these moments.
-    """
-    y, w, n = likelihood.columns["y"], weights_of(likelihood), likelihood.n_terms
-    theta = base.start(likelihood)
-    for _ in range(STEPS):
-        eta = np.clip(likelihood.predictors(theta, 0, n)[: len(base.equations)], -30, 30)
-        mean, alpha = np.exp(eta[0]), np.exp(eta[1]) if len(eta) > 1 else 0.0
-        below = [np.exp(base.derivatives(eta, _at(likelihood.columns, j, n), 0)[0]) for j in range(last + 1)]
-        left = 1 - np.sum(below, axis=0)
-        first = left * y + np.sum([j * p for j, p in enumerate(below)], axis=0)
-        pairs = left * y * (y - 1) + np.sum([j * (j - 1) * p for j, p in enumerate(below)], axis=0)
-        theta = least_squares_start(likelihood, eta[0] + first / mean - 1, mean / (1 + alpha * mean))
-        if len(eta) > 1:
-            mean = np.exp(np.clip(likelihood.predictors(theta, 0, n)[0], -30, 30))
-            excess = float(w @ pairs) / float(w @ mean**2) - 1
-            set_constant(likelihood, theta, 1, float(np.log(np.clip(excess, 0.1, 5.0))))
-    return theta
 
 
 @dataclass(frozen=True)
@@ -81,15 +46,24 @@ class WithZeros(CountModel):
     def boundary(self, eta: Array, columns: Columns) -> str | None:
         return self.base.boundary(eta[:-1], columns)
 
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """Those of counts; zero: P(y = 0); count: the mean of the base distribution."""
+        return {
+            **super().quantities,
+            "zero": OfRows(lambda eta, columns: self.probability(eta, columns, np.zeros(eta.shape[1]))),
+            "count": OfRows(lambda eta, columns: self.base.mean(eta[:-1], columns)),
+        }
+
     def positive_start(self, likelihood: IndexLikelihood) -> tuple[Array, float, float]:
         """Return the base's start on the positive outcomes, the share of zeros, and its own share."""
         y, w = likelihood.columns["y"], weights_of(likelihood)
         theta = self.base.start(likelihood)
         part = likelihood.subset(np.flatnonzero(y > 0).astype(np.intp))
         if part.n_terms > 4 * part.space.k:
-            theta = _start_above(self.base, part, 0)
+            theta = start_above(self.base, part, 0)
         eta = np.clip(likelihood.predictors(theta, 0, likelihood.n_terms)[:-1], -30, 30)
-        zero = np.exp(self.base.derivatives(eta, _at(likelihood.columns, 0, len(y)), 0)[0])
+        zero = np.exp(self.base.derivatives(eta, at_count(likelihood.columns, 0, len(y)), 0)[0])
         return theta, float(w @ (y == 0)) / w.sum(), float(w @ zero) / w.sum()
 
 
@@ -141,11 +115,16 @@ class ZeroInflated(WithZeros):
         if base_second is None:
             return value, first, None
         mixed = inflated * own
-        second = own * base_second + mixed * _outer(base_first)
+        second = own * base_second + mixed * outer(base_first)
         return value, first, _join(second, -mixed * base_first, mixed - share * special.expit(-z))
 
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.asarray(special.expit(-eta[-1]) * self.base.mean(eta[:-1], columns))
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """Those of counts with zeros; inflation: pi, the probability of a zero that the count has no part in."""
+        return {**super().quantities, "inflation": OfRows(lambda eta, columns: special.expit(eta[-1]))}
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         below, at = self.base.cdf(eta[:-1], columns)
@@ -155,44 +134,6 @@ class ZeroInflated(WithZeros):
     def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
         drawn = self.base.simulate(rng, eta[:-1], columns)["y"]
         return {"y": np.where(rng.random(len(drawn)) < special.expit(eta[-1]), 0.0, drawn)}
-
-
-def _log_beyond(base: CountModel, eta: Array, columns: Columns, last: int, order: int) -> RowDerivatives:
-    """Return log P(y > last) of a base distribution and its derivatives in the predictors."""
-    n = eta.shape[1]
-    if last == 0:
-        value, first, second = base.derivatives(eta, _at(columns, 0, n), order)
-        beyond = np.log(-np.expm1(value))
-        if first is None:
-            return beyond, None, None
-        odds = np.exp(value - beyond)
-        if second is None:
-            return beyond, -odds * first, None
-        return beyond, -odds * first, -odds * (second + (1 + odds) * _outer(first))
-    if isinstance(base, Poisson):
-        # d P(y <= c) / d eta = -mu P(y = c): no difference of sums in the far tail
-        mean = np.exp(eta[0])
-        beyond = np.log(special.pdtrc(last, mean))
-        if not order:
-            return beyond, None, None
-        slope = mean * np.exp(last * eta[0] - mean - special.gammaln(last + 1) - beyond)
-        return beyond, slope[None], (slope * (1 + last - mean - slope))[None] if order > 1 else None
-    found = [base.derivatives(eta, _at(columns, j, n), order) for j in range(last + 1)]
-    # 1 - P(0) first: all that is left are small terms where P(0) is near one, as it is for a large alpha
-    left = -np.expm1(found[0][0])
-    for value, _, _ in found[1:]:
-        left = left - np.exp(value)
-    beyond = np.log(left)
-    if not order:
-        return beyond, None, None
-    slopes, curves = np.zeros_like(eta), np.zeros((len(pair_index(len(eta))), n))
-    for value, first, second in found:
-        ratio = np.exp(value - beyond)
-        assert first is not None
-        slopes -= ratio * first
-        if second is not None:
-            curves -= ratio * (second + _outer(first))
-    return beyond, slopes, curves - _outer(slopes) if order > 1 else None
 
 
 @dataclass(frozen=True)
@@ -220,7 +161,7 @@ class Hurdle(WithZeros):
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         z, above = eta[-1], columns["y"] > 0
         base, base_first, base_second = self.base.derivatives(eta[:-1], columns, order)
-        beyond, beyond_first, beyond_second = _log_beyond(self.base, eta[:-1], columns, 0, order)
+        beyond, beyond_first, beyond_second = log_beyond(self.base, eta[:-1], columns, 0, order)
         value = np.where(above, base - beyond, 0.0) - np.logaddexp(np.where(above, -z, z), 0.0)
         if base_first is None or beyond_first is None:
             return value, None, None
@@ -232,12 +173,21 @@ class Hurdle(WithZeros):
         return value, first, _join(second, np.zeros_like(base_first), -share * special.expit(-z))
 
     def mean(self, eta: Array, columns: Columns) -> Array:
-        beyond = _log_beyond(self.base, eta[:-1], columns, 0, 0)[0]
-        return np.asarray(special.expit(eta[-1]) * self.base.mean(eta[:-1], columns) * np.exp(-beyond))
+        return np.asarray(special.expit(eta[-1]) * self._conditional(eta, columns))
+
+    def _conditional(self, eta: Array, columns: Columns) -> Array:
+        """Return E(y | y > 0)."""
+        beyond = log_beyond(self.base, eta[:-1], columns, 0, 0)[0]
+        return np.asarray(self.base.mean(eta[:-1], columns) * np.exp(-beyond))
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """Those of counts with zeros; conditional: E(y | y > 0)."""
+        return {**super().quantities, "conditional": OfRows(self._conditional)}
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         below, at = self.base.cdf(eta[:-1], columns)
-        log_zero, y = self.base.derivatives(eta[:-1], _at(columns, 0, eta.shape[1]), 0)[0], columns["y"]
+        log_zero, y = self.base.derivatives(eta[:-1], at_count(columns, 0, eta.shape[1]), 0)[0], columns["y"]
         none, p = special.expit(-eta[-1]), special.expit(eta[-1])
         beyond = -np.expm1(log_zero)
         part = np.maximum([below - np.exp(log_zero), at - np.exp(log_zero)], 0.0) / beyond
@@ -246,78 +196,6 @@ class Hurdle(WithZeros):
     def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
         drawn = Truncated(self.base).simulate(rng, eta[:-1], columns)["y"]
         return {"y": np.where(rng.random(len(drawn)) < special.expit(eta[-1]), drawn, 0.0)}
-
-
-@dataclass(frozen=True)
-class Truncated(CountModel):
-    """f(y) / P(y > c) for y > c = `truncation`; the predictors are the base's."""
-
-    base: CountModel
-    truncation: int = 0
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return f"truncated_{self.base.name}"
-
-    @property
-    def lowest(self) -> int:  # type: ignore[override]
-        return self.truncation + 1
-
-    @property
-    def equations(self) -> Mapping[str, Kind | None]:  # type: ignore[override]
-        return self.base.equations
-
-    def check(self, y: Array, columns: Columns) -> str | None:
-        if len(y) and (y == self.lowest).all():
-            return (
-                f"is {self.lowest} in every row, the smallest possible: the mean has no maximum "
-                "likelihood estimate."
-            )
-        return check_counts(y) or outside(
-            y, y > self.truncation, f"above {self.truncation}, where the outcome is truncated"
-        )
-
-    def boundary(self, eta: Array, columns: Columns) -> str | None:
-        return self.base.boundary(eta, columns)
-
-    def start(self, likelihood: IndexLikelihood) -> Array:
-        return _start_above(self.base, likelihood, self.truncation)
-
-    def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
-        base, base_first, base_second = self.base.derivatives(eta, columns, order)
-        beyond, first, second = _log_beyond(self.base, eta, columns, self.truncation, order)
-        return (
-            base - beyond,
-            None if base_first is None or first is None else base_first - first,
-            None if base_second is None or second is None else base_second - second,
-        )
-
-    def mean(self, eta: Array, columns: Columns) -> Array:
-        below = np.zeros(eta.shape[1])
-        for j, probability, _ in self.base.outcomes(eta, columns):
-            if j > self.truncation:
-                break
-            below += j * probability
-        beyond = _log_beyond(self.base, eta, columns, self.truncation, 0)[0]
-        return (self.base.mean(eta, columns) - below) * np.exp(-beyond)
-
-    def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
-        below, at = self.base.cdf(eta, columns)
-        left = self.base.cdf(eta, _at(columns, self.truncation, eta.shape[1]))[1]
-        return np.maximum(below - left, 0.0) / (1 - left), (at - left) / (1 - left)
-
-    def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
-        """Draw from the base by inversion where that has a closed form, else outcome by outcome."""
-        left = self.base.cdf(eta, _at(columns, self.truncation, eta.shape[1]))[1]
-        if isinstance(self.base, NegativeBinomial) or (1 - left).min() > 0.05:
-            y = np.full(eta.shape[1], -1.0)
-            for _ in range(10_000):
-                todo = np.flatnonzero(y <= self.truncation)
-                if not len(todo):
-                    return {"y": y}
-                part = {key: value[todo] for key, value in columns.items()}
-                y[todo] = self.base.simulate(rng, eta[:, todo], part)["y"]
-        return super().simulate(rng, eta, columns)
 
 
 def zero_inflated_poisson(
@@ -419,61 +297,3 @@ def hurdle_nb2(
     """
     further = {"hurdle": hurdle, "alpha": alpha}
     return bounded(build(Hurdle(NB2()), formula, data, equations=further, **options))
-
-
-def _point(truncation: int) -> int:
-    if not isinstance(truncation, (int, np.integer)) or truncation < 0:
-        raise SpecificationError(
-            f"truncation={truncation!r}: expected a count c >= 0; outcomes up to and including c "
-            "are not observed."
-        )
-    return int(truncation)
-
-
-def truncated_poisson(
-    formula: Any, data: Any = None, *, truncation: int = 0, **options: Any
-) -> IndexLikelihood:
-    """Return the likelihood of the Poisson regression observed only where y > c.
-
-        log f = y log mu - mu - log y! - log P(Y > c),  mu = exp(x'b)
-
-    Stata's `tpoisson, ll(c)`. mu is the mean of the untruncated outcome; `mean` is E[y | y > c].
-
-    Parameters
-    ----------
-    formula, data, options :
-        "y ~ x1 + x2" and a frame, or arrays (y, X). See `models.base.build`.
-    truncation :
-        The left truncation point c: outcomes up to and including c are not observed.
-
-    Reference: Grogger & Carson (1991), Journal of Applied Econometrics 6; Cameron & Trivedi (2013), 4.3.
-
-    >>> truncated_poisson(np.array([1.0, 2.0, 3.0]), np.ones((3, 1))).n_terms
-    3
-    """
-    return build(Truncated(Poisson(), _point(truncation)), formula, data, **options)
-
-
-def truncated_nb2(
-    formula: Any, data: Any = None, *, truncation: int = 0, alpha: str | None = None, **options: Any
-) -> IndexLikelihood:
-    """Return the likelihood of the negative binomial (NB2) regression observed only where y > c.
-
-        log f = log f_NB2(y) - log P(Y > c)
-
-    Stata's `tnbreg, ll(c)` estimates lnalpha = log alpha.
-
-    Parameters
-    ----------
-    formula, data, truncation, options :
-        As for `truncated_poisson`.
-    alpha :
-        Formula of log alpha.
-
-    Reference: Grogger & Carson (1991), Journal of Applied Econometrics 6; Cameron & Trivedi (2013), 4.3.
-
-    >>> truncated_nb2(np.array([1.0, 2.0, 3.0]), np.ones((3, 1))).space.labels
-    ('mu[x0]', 'alpha')
-    """
-    model = Truncated(NB2(), _point(truncation))
-    return bounded(build(model, formula, data, equations={"alpha": alpha}, **options))

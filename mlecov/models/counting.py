@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -13,6 +13,7 @@ from mlecov.errors import BoundaryWarning, CovarianceError, warn
 from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.index import Columns, IndexLikelihood
 from mlecov.models.base import Model, begins_with_constant, least_squares_start, outside
+from mlecov.models.predicted import Declared, OfPoints, OfRows
 
 Array = npt.NDArray[np.float64]
 
@@ -109,6 +110,21 @@ class CountModel(Model):
 
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.asarray(np.exp(eta[0]))
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean; rate: the mean at an exposure of one; probability[j]: P(y = j)."""
+        return {
+            **super().quantities,
+            "rate": OfRows(self.mean, offsets=False),
+            "probability": OfPoints(self.probability, "a count", "2", lambda j: j >= 0 and j == int(j)),
+        }
+
+    def probability(self, eta: Array, columns: Columns, count: Array) -> Array:
+        """Return P(y = count) (n,)."""
+        there = {**columns, "y": np.maximum(count, self.lowest)}
+        value = self.derivatives(eta, there, 0)[0]
+        return np.where(count >= self.lowest, np.exp(value), 0.0)
 
     def outcomes(
         self, eta: Array, columns: Columns, order: int = 0

@@ -15,6 +15,8 @@ from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import outside
 from mlecov.models.duration_aft import EULER, Weibull
 from mlecov.models.duration_base import Duration, build_duration, require_form
+from mlecov.models.expectation import exponential as exponential_nodes
+from mlecov.models.expectation import no_expectation
 from mlecov.models.working import common, growth, regress, residuals, set_constant
 
 Array = npt.NDArray[np.float64]
@@ -254,6 +256,22 @@ class Gompertz(Duration):
         safe = np.where((inside == 0) | (inside <= -1), 1.0, inside)
         found = scaled * np.where(inside == 0, 1.0, np.log1p(safe) / safe)
         return np.where(inside > -1, found, np.inf)
+
+    @property
+    def has_expected(self) -> bool:
+        return self.complete
+
+    def expected(self, eta: Array, columns: Columns) -> Array:
+        """Return E[d2l/d eta2] = -E[d2H(T)], by quadrature over H(T) ~ Exp(1); every T ends where g >= 0."""
+        if not (eta[1] >= 0).all():
+            raise no_expectation(self.name, "gamma >= 0 (else some durations never end)", float(eta[1].min()))
+        total = np.zeros((3, eta.shape[1]))
+        for hazard, weight in exponential_nodes(-18.0):  # d2H is of order T^2
+            second = self.cumulative(eta, self.inverse(eta, np.full(eta.shape[1], hazard)), 2)[2]
+            assert second is not None
+            total -= weight * second
+        total[0] = -1.0
+        return total
 
     def support(self, y: Array, exact: npt.NDArray[np.bool_]) -> str | None:
         return outside(y, y >= 0, "non-negative")

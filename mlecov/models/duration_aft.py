@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from mlecov.functions import log_ndtr_derivatives
 from mlecov.kinds import positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.duration_base import Duration, build_duration
+from mlecov.models.predicted import Declared, OfRows
 from mlecov.models.working import chain, regress, residuals, set_constant
 
 Array = npt.NDArray[np.float64]
@@ -142,6 +144,15 @@ class Lognormal(LocationScale):
 
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.asarray(np.exp(eta[0] + 0.5 * np.exp(2 * eta[1])))
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """Those of durations; variance: Var T."""
+
+        def variance(eta: Array, columns: Columns) -> Array:
+            return np.asarray(np.expm1(np.exp(2 * eta[1])) * self.mean(eta, columns) ** 2)
+
+        return {**super().quantities, "variance": OfRows(variance)}
 
 
 def lognormal(

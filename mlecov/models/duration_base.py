@@ -13,6 +13,7 @@ so a distribution need only give H, and d log h - H where d is 1 for events, wit
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from mlecov.errors import SpecificationError
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives, pair_index
 from mlecov.models.base import Model, build, outside
 from mlecov.models.ends import open_ends
+from mlecov.models.predicted import Declared, OfPoints, OfRows
 from mlecov.models.working import row_weights
 
 Array = npt.NDArray[np.float64]
@@ -125,6 +127,42 @@ class Duration(Model):
         if (code == RIGHT).all():
             return "is right-censored in every row: without events there is no maximum. See event=, upper=."
         return None
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean, median and quantile[p], infinite where so many never end; survival[t] = S(t), hazard[t] and
+        cumulative_hazard[t], without t at the row's own time (of its event, censoring or lower end).
+        """
+
+        def at(function: Any) -> OfPoints:
+            return OfPoints(
+                function, "a time t > 0", "10", lambda t: t > 0, lambda n, columns: (columns["y"],)
+            )
+
+        quantile = OfPoints(
+            lambda eta, columns, p: self.inverse(eta, -np.log1p(-p)),
+            "a probability between 0 and 1",
+            "0.9",
+            lambda p: 0 < p < 1,
+        )
+        return {
+            **super().quantities,
+            "median": OfRows(lambda eta, columns: self.inverse(eta, np.full(eta.shape[1], np.log(2)))),
+            "quantile": quantile,
+            "survival": at(lambda eta, columns, t: np.exp(-self._accumulated(eta, t))),
+            "hazard": at(self._hazard),
+            "cumulative_hazard": at(lambda eta, columns, t: self._accumulated(eta, t)),
+        }
+
+    def _accumulated(self, eta: Array, t: Array) -> Array:
+        """Return H(t) at t >= 0."""
+        return np.where(t > 0, self.cumulative(eta, np.where(t > 0, t, 1.0), 0)[0], 0.0)
+
+    def _hazard(self, eta: Array, columns: Columns, t: Array) -> Array:
+        """Return h(t), of an event's log h - H; NaN at zero, where rows have no time of their own."""
+        there = np.where(t > 0, t, np.nan)
+        log_density = self.plain(eta, {"y": there, "log_y": np.log(there)}, 0)[0]
+        return np.asarray(np.exp(log_density + self.cumulative(eta, there, 0)[0]))
 
     @property
     def has_expected(self) -> bool:

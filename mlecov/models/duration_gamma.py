@@ -209,6 +209,25 @@ class GeneralizedGamma(Duration):
     def cumulative(self, eta: Array, t: Array, order: int) -> RowDerivatives:
         return self._rows(eta, np.log(t), order, False)
 
+    @property
+    def has_expected(self) -> bool:
+        return self.complete
+
+    def expected(self, eta: Array, columns: Columns) -> Array:
+        """Return E[d2l/d eta2] over the law of w, its two tails from the mode at zero each by one rule."""
+        k, scale = common(eta[2]), np.exp(-eta[1])
+        none = np.zeros_like(k)
+        unit, at = np.zeros((6, len(k))), np.stack([none, none, k])
+        for side in (1.0, -1.0):
+            reach = _reach(none, side * k)
+            for node, mass in zip(NODES, MASSES, strict=True):
+                w = side * reach * node
+                value, _, second = self._rows(at, w, 2, True)
+                assert second is not None
+                unit += reach * mass * np.exp(value + w) * second
+        one = np.ones_like(scale)
+        return np.asarray(unit * np.stack([scale * scale, scale, scale, one, one, one]))
+
     def inverse(self, eta: Array, hazard: Array) -> Array:
         k = eta[2]
         g = 1.0 / np.maximum(k * k, 1e-8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from scipy import special
 from mlecov.kinds import positive, real
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build, outside
+from mlecov.models.expectation import exponential, no_expectation
+from mlecov.models.predicted import Declared, OfPoints, OfRows
 from mlecov.models.working import common, regress, residuals, row_weights, set_constant
 
 Array = npt.NDArray[np.float64]
@@ -55,12 +58,40 @@ def _series(x: Array, order: int) -> Array:
     return total
 
 
+K = np.arange(2.0, 32.0)
+FIRST = np.r_[EULER, special.zeta(K) / K]
+SECOND = special.zeta(K) * (2**K - 2) / K
+"""Coefficients of log G(1 - s) / s and of (log G(1 - 2s) - 2 log G(1 - s)) / s^2 in powers of s."""
+
+
+def gumbel_moments(shape: Array) -> tuple[Array, Array]:
+    """Return mean and variance of z = (exp(s w) - 1)/s, w Gumbel; infinite from s = 1 and s = 1/2 on."""
+    near = np.abs(shape) < 0.1
+    small, safe = np.where(near, shape, 0.0), np.where(near | (shape >= 1), 0.25, shape)
+    log_mean = np.where(
+        near, np.polynomial.polynomial.polyval(small, FIRST), special.gammaln(1 - safe) / safe
+    )
+    mean = log_mean * special.exprel(shape * log_mean)
+    wide = np.where(safe >= 0.5, 0.25, safe)
+    gap = (special.gammaln(1 - 2 * wide) - 2 * special.gammaln(1 - wide)) / wide**2
+    log_gap = np.where(near, np.polynomial.polynomial.polyval(small, SECOND), gap)
+    variance = np.exp(2 * shape * log_mean) * log_gap * special.exprel(shape * shape * log_gap)
+    return np.where(shape < 1, mean, np.inf), np.where(shape < 0.5, variance, np.inf)
+
+
+def _require_regular(name: str, shape: Array) -> None:
+    """Raise where the information does not exist."""
+    if not (shape > -0.5).all():
+        raise no_expectation(name, "shape > -1/2", float(shape.min()))
+
+
 @dataclass(frozen=True)
 class GEV(Model):
     """y with F = exp(-(1 + s z)^(-1/s)), z = (y - mu)/sigma; predictors (mu, log sigma, s)."""
 
     name = "gev"
     equations = {"mu": None, "sigma": positive(), "shape": real(0.1)}
+    has_expected = True
 
     def check(self, y: Array, columns: Columns) -> str | None:
         return None
@@ -106,10 +137,58 @@ class GEV(Model):
         return theta
 
     def mean(self, eta: Array, columns: Columns) -> Array:
-        s = eta[2]
-        safe = np.where((s == 0) | (s >= 1), 0.5, s)
-        gain = np.where(s == 0, EULER, (special.gamma(1 - safe) - 1) / safe)
-        return np.where(s < 1, eta[0] + np.exp(eta[1]) * gain, np.inf)
+        return np.asarray(eta[0] + np.exp(eta[1]) * gumbel_moments(eta[2])[0])
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean and variance, infinite for heavy tails; scale: sigma; return_level[m]: exceeded once in m blocks."""
+
+        def level(eta: Array, columns: Columns, period: Array) -> Array:
+            w = -np.log(-np.log1p(-1 / period))
+            return np.asarray(eta[0] + np.exp(eta[1]) * w * special.exprel(eta[2] * w))
+
+        return {
+            **super().quantities,
+            "variance": OfRows(lambda eta, columns: np.exp(2 * eta[1]) * gumbel_moments(eta[2])[1]),
+            "scale": OfRows(lambda eta, columns: np.exp(eta[1])),
+            "return_level": OfPoints(level, "a period of more than one block", "100", lambda m: m > 1),
+        }
+
+    def expected(self, eta: Array, columns: Columns) -> Array:
+        """Return E[d2l/d eta2]: Prescott & Walden's, near s = 0, where it cancels, by quadrature over w."""
+        shape, scale = common(eta[2]), np.exp(-eta[1])
+        _require_regular(self.name, shape)
+        near = np.abs(shape) < 0.1
+        unit = self._prescott_walden(np.where(near, 1.0, shape))
+        if near.any():
+            s = shape[near]
+            at = np.stack([np.zeros_like(s), np.zeros_like(s), s])
+            unit[:, near] = 0.0
+            for u, weight in exponential():
+                z = -np.log(u) * special.exprel(-s * np.log(u))
+                second = self.derivatives(at, {"y": z}, 2)[2]
+                assert second is not None
+                unit[:, near] += weight * second
+        one = np.ones_like(scale)
+        return np.asarray(unit * np.stack([scale * scale, scale, scale, one, one, one]))
+
+    @staticmethod
+    def _prescott_walden(s: Array) -> Array:
+        """Return E[d2l] at mu = 0, sigma = 1 in (mu, log sigma, s)."""
+        p = (1 + s) ** 2 * special.gamma(1 + 2 * s)
+        g = special.gamma(2 + s)
+        q = g * (special.digamma(1 + s) + (1 + s) / s)
+        rest = 1 - EULER
+        return -np.stack(
+            [
+                p,
+                (g - p) / s,
+                (p / s - q) / s,
+                (1 - 2 * g + p) / s**2,
+                (q - rest - (1 - g + p) / s) / s**2,
+                (np.pi**2 / 6 + (rest + 1 / s) ** 2 - 2 * q / s + p / s**2) / s**2,
+            ]
+        )
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         z = (columns["y"] - eta[0]) * np.exp(-eta[1])
@@ -133,7 +212,8 @@ def gev(
 
     s > 0 is heavy-tailed (Frechet), s < 0 bounded above (Weibull type), as in R's `evd`, `ismev` and
     `extRemes`; scipy's genextreme has c = -s. The maximum is regular where s > -1/2; the likelihood
-    is unbounded as s -> -infinity, so a local maximum is meant.
+    is unbounded as s -> -infinity, so a local maximum is meant. `eim` exists where s > -1/2.
+    `predict("return_level[100]")` is the level exceeded once in 100 blocks.
 
     Parameters
     ----------
@@ -184,7 +264,8 @@ class GeneralizedPareto(Model):
         )
 
     def expected(self, eta: Array, columns: Columns) -> Array:
-        s = np.where(eta[1] > -0.5, eta[1], np.nan)
+        s = eta[1]
+        _require_regular(self.name, s)
         return -np.stack([1 / (1 + 2 * s), 1 / ((1 + s) * (1 + 2 * s)), 2 / ((1 + s) * (1 + 2 * s))])
 
     def start(self, likelihood: IndexLikelihood) -> Array:
@@ -196,7 +277,30 @@ class GeneralizedPareto(Model):
         return theta
 
     def mean(self, eta: Array, columns: Columns) -> Array:
-        return np.where(eta[1] < 1, np.exp(eta[0]) / (1 - np.minimum(eta[1], 0.999)), np.inf)
+        finite = eta[1] < 1
+        return np.where(finite, np.exp(eta[0]) / np.where(finite, 1 - eta[1], 1.0), np.inf)
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean, variance sigma^2 / ((1 - s)^2 (1 - 2s)); scale: sigma; return_level[m]: exceeded by one
+        excess in m (times the excesses a year for years).
+        """
+
+        def variance(eta: Array, columns: Columns) -> Array:
+            s = np.minimum(eta[1], 0.5)
+            with np.errstate(divide="ignore"):
+                return np.asarray(np.exp(2 * eta[0]) / ((1 - s) ** 2 * (1 - 2 * s)))
+
+        def level(eta: Array, columns: Columns, period: Array) -> Array:
+            w = np.log(period)
+            return np.asarray(np.exp(eta[0]) * w * special.exprel(eta[1] * w))
+
+        return {
+            **super().quantities,
+            "variance": OfRows(variance),
+            "scale": OfRows(lambda eta, columns: np.exp(eta[0])),
+            "return_level": OfPoints(level, "a period of more than one excess", "100", lambda m: m > 1),
+        }
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         with np.errstate(invalid="ignore"):

@@ -16,8 +16,9 @@ from mlecov.functions import log_ndtr_derivatives
 from mlecov.kinds import positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build
+from mlecov.models.expectation import normal
 from mlecov.models.predicted import Declared, OfRows
-from mlecov.models.working import regress, residuals, row_weights, set_constant
+from mlecov.models.working import common, regress, residuals, row_weights, set_constant
 
 Array = npt.NDArray[np.float64]
 LOG_HALF_PI = 0.5 * float(np.log(2 / np.pi))
@@ -29,6 +30,7 @@ class Frontier(Model):
 
     sign: float = 1.0
     equations = {"mu": None, "sigma_v": positive(), "sigma_u": positive()}
+    has_expected = True
 
     def check(self, y: Array, columns: Columns) -> str | None:
         return None
@@ -85,6 +87,32 @@ class Frontier(Model):
         return np.asarray(np.exp(0.5 * s * s - m + special.log_ndtr(m / s - s) - special.log_ndtr(m / s)))
 
     @abstractmethod
+    def tail(self, eta: Array, e: Array) -> tuple[Array, Array]:
+        """Return x of the row's log Phi(x) at e = y - mu, and sv f(e) d log Phi(x)/dx over phi(e / sv), (n,)."""
+
+    @abstractmethod
+    def curves(self, eta: Array, e: Array, slope: Array, curve: Array) -> Array:
+        """Return d2l/d eta2 (6, n) at e, where `slope` and `curve` are the derivatives of log Phi(x)."""
+
+    def expected(self, eta: Array, columns: Columns) -> Array:
+        """Return E[d2l/d eta2] over the composed error e.
+
+        `curves` is linear: a polynomial of second degree in e, whose mean that of two points with e's
+        mean and variance is, and terms in the slope and curve of log Phi(x). With these Phi(x) leaves
+        the density of e, and e / sv is normal: a quadrature that does not know the size of sigma_u.
+        """
+        mean, variance, _ = self.moments()
+        noise, u, none = np.exp(eta[1]), np.exp(eta[2]), np.zeros(eta.shape[1])
+        centre, spread = -self.sign * mean * u, np.sqrt(noise * noise + variance * u * u)
+        total = sum(0.5 * self.curves(eta, centre + side * spread, none, none) for side in (1.0, -1.0))
+        for t, weight in normal():
+            x, slope = self.tail(eta, noise * t)
+            found = log_ndtr_derivatives(x, 2)
+            mixed = self.curves(eta, noise * t, slope, slope * found[2] / found[1])
+            total += weight * (mixed - self.curves(eta, noise * t, none, none))
+        return np.asarray(total)
+
+    @abstractmethod
     def inefficiency(self, rng: np.random.Generator, n: int) -> Array:
         """Return n draws of u at sigma_u = 1."""
 
@@ -113,9 +141,9 @@ class HalfNormalFrontier(Frontier):
         # with S = sv^2 + su^2, e = y - mu and q = s e su / (sv sqrt S):
         # l = log(2/pi)/2 - log(S)/2 - e^2/(2 S) + log Phi(-q)
         e = columns["y"] - eta[0]
-        v, u = np.exp(2 * eta[1]), np.exp(2 * eta[2])
+        v, u = (np.exp(2 * common(part)) for part in eta[1:])
         total = v + u
-        ratio = np.exp(eta[2] - eta[1]) / np.sqrt(total)
+        ratio = np.sqrt(u / (v * total))
         q = self.sign * e * ratio
         found = log_ndtr_derivatives(-q, order)
         inverse = 1 / total
@@ -135,9 +163,20 @@ class HalfNormalFrontier(Frontier):
                 2 * part * share_u - slope * q * c_u,
             ]
         )
-        if order < 2:
-            return value, first, None
-        curve, product = found[2], 2 * share_v * share_u
+        return value, first, self.curves(eta, e, slope, found[2]) if order > 1 else None
+
+    def tail(self, eta: Array, e: Array) -> tuple[Array, Array]:
+        total = np.exp(2 * eta[1]) + np.exp(2 * eta[2])
+        q = self.sign * e * np.exp(eta[2] - eta[1]) / np.sqrt(total)
+        return -q, np.sqrt(2 / np.pi) * np.exp(eta[1]) / np.sqrt(total)
+
+    def curves(self, eta: Array, e: Array, slope: Array, curve: Array) -> Array:
+        v, u = (np.exp(2 * common(part)) for part in eta[1:])
+        inverse = 1 / (v + u)
+        step = -self.sign * np.sqrt(u * inverse / v)
+        q, square = -step * e, e * e * inverse
+        share_v, share_u = v * inverse, u * inverse
+        c_v, c_u, part, product = -1 - share_v, share_v, 0.5 * (square - 1), 2 * share_v * share_u
         bend = 0.5 - square  # g_SS times S^2
         second = np.empty((6, len(e)))
         second[0] = curve * step * step - inverse
@@ -147,7 +186,7 @@ class HalfNormalFrontier(Frontier):
         second[3] = 4 * share_v * (bend * share_v + part) + qq * c_v * c_v + slope * q * product
         second[4] = 4 * bend * share_v * share_u + qq * c_v * c_u - slope * q * product
         second[5] = 4 * share_u * (bend * share_u + part) + qq * c_u * c_u + slope * q * product
-        return value, first, second
+        return second
 
 
 class ExponentialFrontier(Frontier):
@@ -166,9 +205,10 @@ class ExponentialFrontier(Frontier):
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         # with r = sv/su and c = s e / sv: l = -log su + r^2/2 + r c + log Phi(-c - r)
-        inverse_v = np.exp(-eta[1])
-        r = np.exp(eta[1] - eta[2])
-        c = self.sign * (columns["y"] - eta[0]) * inverse_v
+        inverse_v = np.exp(-common(eta[1]))
+        r = np.exp(common(eta[1] - eta[2]))
+        e = columns["y"] - eta[0]
+        c = self.sign * e * inverse_v
         found = log_ndtr_derivatives(-c - r, order)
         value = r * (0.5 * r + c) - eta[2] + found[0]
         if not order:
@@ -177,9 +217,16 @@ class ExponentialFrontier(Frontier):
         step = self.sign * inverse_v
         squared, product = r * r, r * c
         first = np.stack([step * (slope - r), squared + slope * (c - r), slope * r - squared - product - 1])
-        if order < 2:
-            return value, first, None
-        curve = found[2]
+        return value, first, self.curves(eta, e, slope, found[2]) if order > 1 else None
+
+    def tail(self, eta: Array, e: Array) -> tuple[Array, Array]:
+        r = np.exp(eta[1] - eta[2])
+        return -self.sign * e * np.exp(-eta[1]) - r, r
+
+    def curves(self, eta: Array, e: Array, slope: Array, curve: Array) -> Array:
+        step = self.sign * np.exp(-common(eta[1]))
+        r, c = np.exp(common(eta[1] - eta[2])), step * e
+        squared, product = r * r, r * c
         second = np.empty((6, len(c)))
         second[0] = curve * step * step
         second[1] = step * (curve * (c - r) - slope)
@@ -187,7 +234,7 @@ class ExponentialFrontier(Frontier):
         second[3] = 2 * squared + curve * (c - r) ** 2 - slope * (c + r)
         second[4] = -2 * squared + curve * r * (c - r) + slope * r
         second[5] = 2 * squared + product + curve * squared - slope * r
-        return value, first, second
+        return second
 
 
 FRONTIERS = {"half_normal": HalfNormalFrontier, "exponential": ExponentialFrontier}

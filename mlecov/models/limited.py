@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build
 from mlecov.models.continuous import Gaussian
 from mlecov.models.ends import change_outcome, open_ends
+from mlecov.models.predicted import Declared, OfPoints, OfRows
 from mlecov.models.working import chain, regress, residuals, set_constant
 
 Array = npt.NDArray[np.float64]
@@ -83,6 +85,45 @@ def _two_ends(eta: Array, lower: Array, upper: Array, order: int) -> RowDerivati
     return value, first, second
 
 
+def inside(eta: Array, columns: Columns, lower: Array, upper: Array) -> tuple[Array, Array]:
+    """Return P(lower < y* < upper) and E(y* | lower < y* < upper) (n,), y* ~ N(mu, sigma^2)."""
+    value, first, _ = normal_mass(eta, lower, upper, 1)
+    assert first is not None
+    free = np.isinf(lower) & np.isinf(upper)
+    pull = np.where(free, 0.0, np.exp(2 * eta[1]) * first[0])  # sigma^2 d log P / d mu
+    return np.exp(np.where(free, 0.0, value)), eta[0] + pull
+
+
+def clipped(eta: Array, columns: Columns, lower: Array, upper: Array) -> Array:
+    """Return E(min(max(y*, lower), upper)) (n,), y* ~ N(mu, sigma^2)."""
+    sigma = np.exp(eta[1])
+    total: Array = eta[0].copy()
+    for limit, sign in ((lower, 1.0), (upper, -1.0)):
+        rows = np.flatnonzero(np.isfinite(limit))
+        z = sign * (limit[rows] - eta[0, rows]) / sigma[rows]
+        # E max(y*, c) = mu + sigma (z Phi(z) + phi(z)), z = (c - mu) / sigma; E min mirrors it
+        total[rows] += sign * sigma[rows] * (z * special.ndtr(z) + np.exp(-0.5 * z * z - LOG_SQRT_2PI))
+    return total
+
+
+def limited_quantities(own: Any = None) -> Mapping[str, Declared]:
+    """Return what y* ~ N(mu, sigma^2) and limits a < b give, `own` or named as in "conditional[0, 5]".
+
+    latent: E(y*); conditional: E(y* | a < y* < b); expected: of y* moved to the limit that it is
+    beyond; uncensored: P(a < y* < b). Stata's xb, e(a,b), ystar(a,b) and pr(a,b).
+    """
+
+    def of(function: Any) -> OfPoints:
+        return OfPoints(function, "limits a < b, infinite ones too", "0,inf", lambda a, b: a < b, own)
+
+    return {
+        "latent": OfRows(lambda eta, columns: eta[0]),
+        "conditional": of(lambda *given: inside(*given)[1]),
+        "expected": of(clipped),
+        "uncensored": of(lambda *given: inside(*given)[0]),
+    }
+
+
 class Censored(Model):
     """y* ~ N(mu, sigma^2) known to lie in [lower, upper], exactly where these are equal.
 
@@ -126,7 +167,7 @@ class Censored(Model):
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of all rows as numbers; columns `left` and `right`, where given, take their place."""
+    """Limits of all rows as numbers; columns `left` and `right`, where given, take their place (NaN here)."""
 
     left: float = -np.inf
     right: float = np.inf
@@ -142,6 +183,14 @@ class Limits:
             else:
                 found.append(np.asarray(columns[key]))
         return found[0], found[1]
+
+    def at(self, n: int, columns: Columns) -> tuple[Array, Array]:
+        """Return the limits (n,), (n,) of rows that may be new: their columns, else the numbers."""
+        left, right = (
+            np.asarray(columns[key]) if key in columns or np.isnan(constant) else np.full(n, constant)
+            for key, constant in (("left", self.left), ("right", self.right))
+        )
+        return left, right
 
     def crossed(self, columns: Columns) -> str | None:
         """Return the complaint of limits that leave nothing between them, or None."""
@@ -160,7 +209,7 @@ def read_limits(formula: Any, data: Any, lower: Any, upper: Any) -> tuple[Limits
         if limit is None or (not isinstance(limit, str) and np.ndim(limit) == 0):
             numbers[key] = none if limit is None else float(limit)
         else:
-            columns[key] = limit
+            numbers[key], columns[key] = np.nan, limit
             data, columns = open_ends(data, formula, columns, key, float(np.sign(none)))
     return Limits(**numbers), data, columns
 
@@ -199,14 +248,12 @@ class Tobit(Censored):
         return total
 
     def mean(self, eta: Array, columns: Columns) -> Array:
-        sigma = np.exp(eta[1])
-        total: Array = eta[0].copy()
-        for limit, sign in ((columns["left"], 1.0), (columns["right"], -1.0)):
-            rows = np.flatnonzero(np.isfinite(limit))
-            z = sign * (limit[rows] - eta[0, rows]) / sigma[rows]
-            # E max(y*, c) = mu + sigma (z Phi(z) + phi(z)), z = (c - mu) / sigma; E min mirrors it
-            total[rows] += sign * sigma[rows] * (z * special.ndtr(z) + np.exp(-0.5 * z * z - LOG_SQRT_2PI))
-        return total
+        return clipped(eta, columns, *self.bounds.at(eta.shape[1], columns))
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean, or expected: E(y), censored; latent, conditional, uncensored: see `limited_quantities`."""
+        return {**super().quantities, **limited_quantities(self.bounds.at)}
 
     def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
         y = eta[0] + np.exp(eta[1]) * rng.standard_normal(eta.shape[1])
@@ -235,9 +282,10 @@ def tobit(
         y >= upper:   log Phi(-(upper - x'b) / sigma)
         between:      log phi((y - x'b) / sigma) - log sigma
 
-    `mean` is E[y | x], of the censored outcome; x'b is that of y*. Stata's `tobit, ll() ul()` reports
-    var(e) = sigma^2, R's `AER::tobit` log sigma (the "log(scale)"). `oim` is their standard error;
-    `eim` the expected information.
+    `predict("mean")` or "expected" is E[y | x] of the censored outcome, "latent" x'b, "conditional"
+    E[y | x, not censored], "uncensored" that probability; "expected[0, 10]" is at other limits. Stata's
+    `tobit, ll() ul()` reports var(e) = sigma^2, R's `AER::tobit` log sigma (the "log(scale)"). `oim` is
+    their standard error; `eim` the expected information.
 
     Parameters
     ----------
@@ -291,6 +339,11 @@ class IntervalRegression(Censored):
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.asarray(eta[0])
 
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean, or latent: E(y*); given limits: conditional, expected, uncensored (`limited_quantities`)."""
+        return {**super().quantities, **limited_quantities()}
+
     def simulate(self, rng: np.random.Generator, eta: Array, columns: Columns) -> dict[str, Array]:
         """Draw y* and report it as the row is reported: exactly, or by which side of its ends it lies."""
         drawn = eta[0] + np.exp(eta[1]) * rng.standard_normal(eta.shape[1])
@@ -320,7 +373,8 @@ def interval_regression(
         log f = log(Phi((u - x'b) / sigma) - Phi((l - x'b) / sigma)),   l < u
         log f = log phi((y - x'b) / sigma) - log sigma,                 l = u = y
 
-    A missing or infinite end is open: left- and right-censored rows. Stata: `intreg l u`; R:
+    A missing or infinite end is open: left- and right-censored rows. `mean` is x'b, of y*; `predict`
+    knows "conditional[a, b]", "expected[a, b]", "uncensored[a, b]" at limits, as `tobit` does. Stata: `intreg l u`; R:
     `survreg(Surv(l, u, type = "interval2"), dist = "gaussian")`.
 
     Parameters

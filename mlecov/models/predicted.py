@@ -1,9 +1,10 @@
 """What models predict: how a model declares the quantities that `predict` and `forecast` know by name.
 
-A model's property `quantities` maps names to declarations, of which there are three: a function of
-the predictors by row (`OfRows`, models of the index engine), a function of parameters and columns by
-name (`OfNames`), and a function of the whole sample (`OfSample`: filters, posteriors). The first two
-are taken at new data and have margins; the delta method is the same for all.
+A model's property `quantities` maps names to declarations, of which there are four: a function of
+the predictors by row (`OfRows`, models of the index engine), such a function at numbers that the user
+names ("survival[10]": `OfPoints`), a function of parameters and columns by name (`OfNames`), and a
+function of the whole sample (`OfSample`: filters, posteriors). All but the last are taken at new data
+and have margins; the delta method is the same for all.
 """
 
 from __future__ import annotations
@@ -15,15 +16,62 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from mlecov.errors import SpecificationError
+
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class OfRows:
-    """h = function(eta (E, n), columns), (n,) or, with labels, (c, n)."""
+    """h = function(eta (E, n), columns), (n,) or, with labels, (c, n).
+
+    Without `offsets` the predictors leave offsets and exposures out: a rate per unit of exposure.
+    """
 
     function: Callable[[Array, Mapping[str, Any]], Array]
     labels: tuple[str, ...] = ()
+    offsets: bool = True
+
+
+@dataclass(frozen=True)
+class OfPoints:
+    """h = function(eta (E, n), columns, *points), (n,): "survival[10]", "conditional[0, 5]".
+
+    Parameters
+    ----------
+    takes, example :
+        What a point is, and numbers that show how many there are: "a time t > 0", "10".
+    valid :
+        Whether these numbers are possible.
+    own :
+        (n, columns) -> the points (n,) of the rows themselves, taken where no number is named.
+    """
+
+    function: Callable[..., Array]
+    takes: str
+    example: str
+    valid: Callable[..., bool] = lambda *points: True
+    own: Callable[[int, Mapping[str, Any]], tuple[Array, ...]] | None = None
+
+    def at(self, name: str, text: str) -> Callable[[Array, Mapping[str, Any]], Array]:
+        """Return the function of (eta, columns) at the numbers in `text`; the rows' own where it is empty.
+
+        Raises
+        ------
+        SpecificationError
+            For numbers that are missing, too many, or not possible; the message shows possible ones.
+        """
+        try:
+            points = [float(part) for part in text.split(",")] if text else []
+        except ValueError:
+            points = [float("nan")]
+        if not text and self.own is not None:
+            own = self.own
+            return lambda eta, columns: self.function(eta, columns, *own(eta.shape[1], columns))
+        if len(points) != len(self.example.split(",")) or np.isnan(points).any() or not self.valid(*points):
+            got = f", got [{text}]" if text else ""
+            raise SpecificationError(f"{name!r} takes {self.takes}, as in '{name}[{self.example}]'{got}.")
+        return lambda eta, columns: self.function(eta, columns, *(np.full(eta.shape[1], p) for p in points))
 
 
 @dataclass(frozen=True)
@@ -69,7 +117,7 @@ class OfSample:
     anew: bool = False
 
 
-Declared = OfRows | OfNames | OfSample
+Declared = OfRows | OfPoints | OfNames | OfSample
 
 
 def of_params(function: Callable[[Array, Any, int], Sampled]) -> Callable[[Any, Array, int], Sampled]:

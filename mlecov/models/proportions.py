@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlecov.kinds import positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import build, least_squares_start, outside, set_constant
 from mlecov.models.counting import AT_BOUND, CountModel, bounded, weights_of
+from mlecov.models.predicted import Declared, OfRows
 
 Array = npt.NDArray[np.float64]
 
@@ -98,6 +100,17 @@ class BetaBinomial(CountModel):
 
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.asarray(columns["trials"] * special.expit(eta[0]))
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean: of the successes; share: p; probability[j]: P(y = j)."""
+        share = OfRows(lambda eta, columns: special.expit(eta[0]))
+        return {key: value for key, value in super().quantities.items() if key != "rate"} | {"share": share}
+
+    def probability(self, eta: Array, columns: Columns, count: Array) -> Array:
+        possible = count <= columns["trials"]
+        found = super().probability(eta, columns, np.where(possible, count, 0.0))
+        return np.where(possible, found, 0.0)
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         y, below, past = columns["y"], np.zeros(eta.shape[1]), np.zeros(eta.shape[1])

@@ -18,8 +18,9 @@ from mlecov.kinds import interval, positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build
 from mlecov.models.ends import change_outcome
+from mlecov.models.expectation import normal
 from mlecov.models.predicted import Declared, OfRows
-from mlecov.models.working import regress, set_constant
+from mlecov.models.working import common, regress, set_constant
 
 Array = npt.NDArray[np.float64]
 LOG_SQRT_2PI = 0.5 * float(np.log(2 * np.pi))
@@ -35,6 +36,7 @@ class Heckman(Model):
 
     name = "heckman"
     equations = {"mu": None, "select": None, "sigma": positive(), "rho": interval(-1, 1)}
+    has_expected = True
 
     def check(self, y: Array, columns: Columns) -> str | None:
         seen = columns["selected"]
@@ -65,6 +67,29 @@ class Heckman(Model):
             if whole is not None:
                 whole[..., rows] = piece
         return value, first, second
+
+    def expected(self, eta: Array, columns: Columns) -> Array:
+        """Return E[d2l/d eta2]: that of not being seen, and over e where y is.
+
+        `_curves` is a polynomial of second degree in e, whose mean given selection two points with e's
+        mean and variance have, and terms in the slope and curve of log Phi(h). With these Phi(h) leaves
+        the density, phi(e) phi(h) de = phi(select) phi(t) dt / cosh c with t = e cosh c + select sinh c.
+        """
+        index, half = eta[1], 0.5 * eta[3]
+        sinh, cosh, rho, none = np.sinh(half), np.cosh(half), np.tanh(half), np.zeros_like(half)
+        log_seen, mills, bend = log_ndtr_derivatives(index, 2)
+        missing = log_ndtr_derivatives(-index, 2)
+        mean, spread = rho * mills, np.sqrt(1 + rho * rho * bend)
+        total = sum(0.5 * _curves(eta, mean + side * spread, none, none) for side in (1.0, -1.0))
+        total = np.exp(log_seen) * total
+        total[4] += np.exp(missing[0]) * missing[2]
+        slope = np.exp(-0.5 * index * index - LOG_SQRT_2PI) / cosh
+        for t, weight in normal():
+            e = (t - index * sinh) / cosh
+            found = log_ndtr_derivatives(index * cosh + e * sinh, 2)
+            mixed = _curves(eta, e, slope, slope * found[2] / found[1])
+            total += weight * (mixed - _curves(eta, e, none, none))
+        return np.asarray(total)
 
     def start(self, likelihood: IndexLikelihood) -> Array:
         """Heckman's two steps: probit by Fisher scoring, then least squares on x and the Mills ratio."""
@@ -131,7 +156,7 @@ def _conditional(eta: Array, columns: Columns) -> Array:
 
 def _seen(eta: Array, y: Array, order: int) -> RowDerivatives:
     """Return the contribution of rows whose outcome is seen, with derivatives in all four predictors."""
-    scale, half = np.exp(-eta[2]), 0.5 * eta[3]
+    scale, half = np.exp(-common(eta[2])), 0.5 * common(eta[3])
     sinh, cosh = np.sinh(half), np.cosh(half)
     e = (y - eta[0]) * scale
     h = eta[1] * cosh + e * sinh
@@ -141,14 +166,19 @@ def _seen(eta: Array, y: Array, order: int) -> RowDerivatives:
         return value, None, None
     slope = found[1]
     turn = 0.5 * (eta[1] * sinh + e * cosh)  # d h / d rho's coordinate
-    steps = np.stack([-sinh * scale, cosh, -e * sinh, turn])  # d h / d eta
-    first = slope * steps
+    first = np.stack([-slope * sinh * scale, slope * cosh, -slope * e * sinh, slope * turn])
     first[0] += e * scale
     first[2] += e * e - 1
-    if order < 2:
-        return value, first, None
-    curve = found[2]
-    second = np.empty((10, len(y)))
+    return value, first, _curves(eta, e, slope, found[2]) if order > 1 else None
+
+
+def _curves(eta: Array, e: Array, slope: Array, curve: Array) -> Array:
+    """Return the second derivatives (10, n) of rows seen, `slope` and `curve` being those of log Phi(h)."""
+    scale, half = np.exp(-common(eta[2])), 0.5 * common(eta[3])
+    sinh, cosh = np.sinh(half), np.cosh(half)
+    h = eta[1] * cosh + e * sinh
+    steps = (-sinh * scale, cosh, -e * sinh, 0.5 * (eta[1] * sinh + e * cosh))  # d h / d eta
+    second = np.empty((10, len(e)))
     place = 0
     for a in range(4):
         scaled = curve * steps[a]
@@ -163,7 +193,7 @@ def _seen(eta: Array, y: Array, order: int) -> RowDerivatives:
     second[7] += e * (slope * sinh - 2 * e)
     second[8] -= 0.5 * slope * e * cosh
     second[9] += 0.25 * slope * h
-    return value, first, second
+    return second
 
 
 def heckman(

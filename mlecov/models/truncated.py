@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from mlecov.errors import SpecificationError
 from mlecov.kinds import positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build, outside
-from mlecov.models.limited import NORMAL, Limits, normal_mass, read_limits
+from mlecov.models.limited import NORMAL, Limits, inside, limited_quantities, normal_mass, read_limits
+from mlecov.models.predicted import Declared
 from mlecov.models.working import regress, residuals, set_constant
 
 Array = npt.NDArray[np.float64]
@@ -62,9 +64,12 @@ class Truncated(Model):
         return theta
 
     def mean(self, eta: Array, columns: Columns) -> Array:
-        first = self._mass(eta, columns, 1)[1]
-        assert first is not None
-        return np.asarray(eta[0] + np.exp(2 * eta[1]) * first[0])
+        return inside(eta, columns, *self.bounds.at(eta.shape[1], columns))[1]
+
+    @property
+    def quantities(self) -> Mapping[str, Declared]:
+        """mean, or conditional: E(y* | inside); latent, expected, uncensored: see `limited_quantities`."""
+        return {**super().quantities, **limited_quantities(self.bounds.at)}
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
         found = np.exp(normal_mass(eta, columns["left"], columns["y"], 0)[0] - self._mass(eta, columns, 0)[0])
@@ -95,8 +100,9 @@ def truncated_regression(
         log f = log phi((y - x'b) / sigma) - log sigma
                 - log(Phi((upper - x'b) / sigma) - Phi((lower - x'b) / sigma))
 
-    Unlike `tobit`, nothing is known of the rows beyond the limits, not even their number. `mean` is
-    E[y | x, lower < y < upper]. Stata: `truncreg, ll() ul()`; R: `truncreg`.
+    Unlike `tobit`, nothing is known of the rows beyond the limits, not even their number. `mean`, or
+    `conditional`, is E[y | x, lower < y < upper]; `latent` is x'b, `expected` and `uncensored` are
+    those of `tobit`. Stata: `truncreg, ll() ul()`; R: `truncreg`.
 
     Parameters
     ----------

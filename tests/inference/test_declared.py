@@ -24,6 +24,7 @@ from mlecov.errors import DataError, InferenceError, SpecificationError
 from mlecov.inference.predict import predict
 from mlecov.inference.quantities import quantities_of, quantity
 from mlecov.models.random_effects import logistic_normal
+from tests.inference.declared import check_standard_errors
 
 MODELS = ml.models
 
@@ -111,40 +112,7 @@ def names() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("model", "name"), names())
 def test_standard_errors_are_those_of_other_differences(model: str, name: str) -> None:
-    """J by five-point differences of the values at moved parameters, not by the model's derivatives."""
-    fit = fitted(model)
-    cov, optimum = fit.cov(), fit.optimum
-    found = fit.predict(name)
-    step = 1e-3 * np.sqrt(np.diag(cov.matrix))
-
-    def moved(j: int, h: float) -> np.ndarray:
-        theta = optimum.theta + h * step * (np.arange(fit.k) == j)
-        return quantity(optimum, name, cov).jacobian(theta, at)[0]
-
-    at = quantity(optimum, name, cov).place(optimum.likelihood, None)
-    J = np.stack(
-        [
-            (8 * (moved(j, 1) - moved(j, -1)) - (moved(j, 2) - moved(j, -2))) / (12 * step[j])
-            for j in range(fit.k)
-        ],
-        axis=-1,
-    )
-    own = quantity(optimum, name, cov).variance(optimum.theta, at)
-    variance = np.einsum("...k,kl,...l->...", J, cov.matrix, J) + (0.0 if own is None else own)
-    np.testing.assert_allclose(found.bse.T, np.sqrt(variance), rtol=1e-5, atol=1e-7 * found.bse.max())
-    rows = len(found.values)
-    assert found.values.shape == ((rows, len(found.labels)) if found.labels else (rows,))
-    gradient = np.atleast_2d(J.mean(axis=-2))
-    np.testing.assert_allclose(
-        found.average.bse,
-        np.sqrt(np.einsum("ck,kl,cl->c", gradient, cov.matrix, gradient)),
-        rtol=1e-5,
-        atol=1e-12,
-    )
-    for j, label in enumerate(found.labels):
-        one = fit.predict(f"{name}[{label}]")
-        np.testing.assert_array_equal(one.values, found.values[:, j])
-        np.testing.assert_allclose(one.bse, found.bse[:, j], rtol=1e-9, atol=1e-12)
+    check_standard_errors(fitted(model), name)
 
 
 def test_frames_name_every_column() -> None:

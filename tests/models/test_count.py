@@ -14,11 +14,10 @@ from scipy import special, stats
 
 from mlecov.errors import BoundaryWarning, SpecificationError, SupportError
 from mlecov.models.count import generalized_poisson, nb1, nb2, poisson
+from mlecov.models.count_truncated import truncated_nb2, truncated_poisson
 from mlecov.models.count_zeros import (
     hurdle_nb2,
     hurdle_poisson,
-    truncated_nb2,
-    truncated_poisson,
     zero_inflated_nb2,
     zero_inflated_poisson,
 )
