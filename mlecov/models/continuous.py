@@ -12,8 +12,10 @@ from scipy import special
 
 from mlecov.functions import gammaln_derivatives, gammaln_excess_derivatives
 from mlecov.kinds import positive
+from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build, constant_outcome, outside
+from mlecov.models.bounds import BoundedModel, bounded, runs, scalar
 from mlecov.models.predicted import Declared, OfRows
 from mlecov.models.working import chain, common, regress, residuals, set_constant
 
@@ -103,7 +105,7 @@ def gaussian(formula: Any, data: Any = None, *, sigma: str | None = None, **opti
 
 
 @dataclass(frozen=True)
-class StudentT(Model):
+class StudentT(BoundedModel):
     """(y - mu) / sigma ~ t with df degrees of freedom; predictors (mu, log sigma, log df)."""
 
     name = "student_t"
@@ -162,6 +164,16 @@ class StudentT(Model):
         set_constant(likelihood, theta, 2, float(np.log(5.0)))
         return theta
 
+    def boundary(self, likelihood: IndexLikelihood, evaluation: Evaluation) -> str | None:
+        place = scalar(likelihood, 2)
+        if place is None or not runs(likelihood, evaluation, place, 10.0):
+            return None
+        return (
+            "df is without bound: the tails are no heavier than the normal's, and the log-likelihood rises to "
+            "the Gaussian regression's. The standard error of df has no meaning, the others are the "
+            "Gaussian regression's; fit gaussian instead."
+        )
+
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.where(eta[2] > 0, eta[0], np.nan)
 
@@ -195,7 +207,7 @@ def student_t(
 
     sigma is the scale: the standard deviation is sigma sqrt(v / (v - 2)) where v > 2. Any df > 0 is
     allowed, and estimated; where the tails are no heavier than the normal's, df has no maximum
-    likelihood estimate. R: `heavy`, `gamlss` (TF); the expected information is known (`eim`).
+    likelihood estimate, and a `BoundaryWarning` says so. R: `heavy`, `gamlss` (TF); the expected information is known (`eim`).
 
     Parameters
     ----------
@@ -210,7 +222,7 @@ def student_t(
     >>> student_t(np.array([1.0, 2.0, 4.0, 30.0]), np.ones((4, 1))).space.labels
     ('mu[x0]', 'sigma', 'df')
     """
-    return build(StudentT(), formula, data, equations={"sigma": sigma, "df": df}, **options)
+    return bounded(build(StudentT(), formula, data, equations={"sigma": sigma, "df": df}, **options))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ import numpy.typing as npt
 from scipy import special
 
 from mlecov.kinds import positive, real
+from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
-from mlecov.models.base import Model, build, outside
+from mlecov.models.base import build, outside
+from mlecov.models.bounds import BoundedModel, bounded
 from mlecov.models.expectation import exponential, no_expectation
 from mlecov.models.predicted import Declared, OfPoints, OfRows
 from mlecov.models.working import common, regress, residuals, row_weights, set_constant
@@ -85,8 +87,19 @@ def _require_regular(name: str, shape: Array) -> None:
         raise no_expectation(name, "shape > -1/2", float(shape.min()))
 
 
+def irregular(shape: Array) -> str | None:
+    """Return what is to be said of shapes (n,) at which the information does not exist, or None."""
+    if float(shape.min()) > -0.5:
+        return None
+    return (
+        f"shape is {float(shape.min()):.3g}, at or below -1/2, where the likelihood is not regular: the end of the "
+        "support moves with the parameters, and estimates are not normal about the truth. Standard errors have "
+        "no meaning (Smith 1985); resample (bootstrap), or look for a bound that is known and fix the shape."
+    )
+
+
 @dataclass(frozen=True)
-class GEV(Model):
+class GEV(BoundedModel):
     """y with F = exp(-(1 + s z)^(-1/s)), z = (y - mu)/sigma; predictors (mu, log sigma, s)."""
 
     name = "gev"
@@ -123,6 +136,9 @@ class GEV(Model):
             np.stack([scale * scale * l_zz, scale * mixed, -scale * l_zs, z * mixed, -z * l_zs, l_ss]),
         )
 
+    def boundary(self, likelihood: IndexLikelihood, evaluation: Evaluation) -> str | None:
+        return irregular(likelihood.predictors(evaluation.theta, 0, likelihood.n_terms)[2])
+
     def start(self, likelihood: IndexLikelihood) -> Array:
         y = likelihood.columns["y"]
         theta = regress(likelihood, likelihood.space.start(), 0, y)
@@ -151,7 +167,7 @@ class GEV(Model):
             **super().quantities,
             "variance": OfRows(lambda eta, columns: np.exp(2 * eta[1]) * gumbel_moments(eta[2])[1]),
             "scale": OfRows(lambda eta, columns: np.exp(eta[1])),
-            "return_level": OfPoints(level, "a period of more than one block", "100", lambda m: m > 1),
+            "return_level": OfPoints(level, "a period of more than one block", "100", lambda m: 1 < m < np.inf),
         }
 
     def expected(self, eta: Array, columns: Columns) -> Array:
@@ -228,11 +244,11 @@ def gev(
     >>> gev(np.array([1.0, 2.0, 4.0, 3.0]), np.ones((4, 1))).space.labels
     ('mu[x0]', 'sigma', 'shape')
     """
-    return build(GEV(), formula, data, equations={"sigma": sigma, "shape": shape}, **options)
+    return bounded(build(GEV(), formula, data, equations={"sigma": sigma, "shape": shape}, **options))
 
 
 @dataclass(frozen=True)
-class GeneralizedPareto(Model):
+class GeneralizedPareto(BoundedModel):
     """y > 0 with F = 1 - (1 + s z)^(-1/s), z = y / sigma; predictors (log sigma, s)."""
 
     name = "generalized_pareto"
@@ -268,6 +284,9 @@ class GeneralizedPareto(Model):
         _require_regular(self.name, s)
         return -np.stack([1 / (1 + 2 * s), 1 / ((1 + s) * (1 + 2 * s)), 2 / ((1 + s) * (1 + 2 * s))])
 
+    def boundary(self, likelihood: IndexLikelihood, evaluation: Evaluation) -> str | None:
+        return irregular(likelihood.predictors(evaluation.theta, 0, likelihood.n_terms)[1])
+
     def start(self, likelihood: IndexLikelihood) -> Array:
         y = likelihood.columns["y"]
         w = row_weights(likelihood)
@@ -299,7 +318,7 @@ class GeneralizedPareto(Model):
             **super().quantities,
             "variance": OfRows(variance),
             "scale": OfRows(lambda eta, columns: np.exp(eta[0])),
-            "return_level": OfPoints(level, "a period of more than one excess", "100", lambda m: m > 1),
+            "return_level": OfPoints(level, "a period of more than one excess", "100", lambda m: 1 < m < np.inf),
         }
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
@@ -336,4 +355,4 @@ def generalized_pareto(
     >>> generalized_pareto(np.array([1.0, 2.0, 4.0]), np.ones((3, 1))).space.labels
     ('sigma[x0]', 'shape')
     """
-    return build(GeneralizedPareto(), formula, data, equations={"shape": shape}, **options)
+    return bounded(build(GeneralizedPareto(), formula, data, equations={"shape": shape}, **options))

@@ -14,8 +14,10 @@ from scipy import special
 from mlecov.errors import ConvergenceError, SpecificationError
 from mlecov.functions import log_ndtr_derivatives
 from mlecov.kinds import positive
+from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
-from mlecov.models.base import Model, build
+from mlecov.models.base import begins_with_constant, build
+from mlecov.models.bounds import FLAT, BoundedModel, bounded, runs, scalar
 from mlecov.models.expectation import normal
 from mlecov.models.predicted import Declared, OfRows
 from mlecov.models.working import common, regress, residuals, row_weights, set_constant
@@ -25,7 +27,7 @@ LOG_HALF_PI = 0.5 * float(np.log(2 / np.pi))
 
 
 @dataclass(frozen=True)
-class Frontier(Model):
+class Frontier(BoundedModel):
     """y = mu + v - s u, v normal, u >= 0, s = 1 (production) or -1 (cost); predictors mu, log sv, log su."""
 
     sign: float = 1.0
@@ -40,7 +42,7 @@ class Frontier(Model):
         """Return mean, variance and third central moment of u at sigma_u = 1."""
 
     def start(self, likelihood: IndexLikelihood) -> Array:
-        """Corrected least squares: sigma_u from the third moment of the residuals, which u skews."""
+        """Corrected least squares: sigma_u from the residuals' third moment, or a share of their spread if better."""
         y = likelihood.columns["y"]
         theta = regress(likelihood, likelihood.space.start(), 0, y)
         rest, log_spread = residuals(likelihood, theta, y)
@@ -56,11 +58,43 @@ class Frontier(Model):
             )
         mean, variance, skew = self.moments()
         total = float(np.exp(2 * log_spread))
-        sigma_u = min(float(np.cbrt(third / skew)), float(np.sqrt(0.95 * total / variance)))
-        theta = regress(likelihood, theta, 0, y + self.sign * mean * sigma_u)
-        set_constant(likelihood, theta, 1, 0.5 * float(np.log(total - variance * sigma_u**2)))
-        set_constant(likelihood, theta, 2, float(np.log(sigma_u)))
-        return theta
+        most = float(np.sqrt(0.95 * total / variance))
+        best, value = theta, -np.inf
+        # in small samples the third moment may be far from what the shape of the residuals says
+        for sigma_u in (min(float(np.cbrt(third / skew)), most), 0.6 * most, most):
+            trial = regress(likelihood, theta, 0, y + self.sign * mean * sigma_u)
+            set_constant(likelihood, trial, 1, 0.5 * float(np.log(total - variance * sigma_u**2)))
+            set_constant(likelihood, trial, 2, float(np.log(sigma_u)))
+            found = likelihood.evaluate(trial).loglike
+            if found > value:
+                best, value = trial, found
+        return best
+
+    def boundary(self, likelihood: IndexLikelihood, evaluation: Evaluation) -> str | None:
+        noise, waste = scalar(likelihood, 1), scalar(likelihood, 2)
+        if waste is not None and self._no_waste(likelihood, evaluation, waste):
+            return (
+                "sigma_u is at its bound, zero: the residuals are not skewed as inefficiency skews them, and the "
+                "maximum is least squares (Waldman 1982). Standard errors have no meaning, the information "
+                "being singular there; look at cost= and the specification, or fit gaussian instead."
+            )
+        if noise is not None and runs(likelihood, evaluation, noise, -5.0):
+            return (
+                "sigma_v is at its bound, zero: all that is not explained is inefficiency, and the frontier "
+                "touches outermost rows. Standard errors have no meaning, the range of y depending on the "
+                "coefficients (Greene 1980); look for outliers, or fix sigma_v."
+            )
+        return None
+
+    def _no_waste(self, likelihood: IndexLikelihood, evaluation: Evaluation, place: int) -> bool:
+        """Tell whether a smaller sigma_u, the mean of y kept, is as good."""
+        theta = evaluation.theta.copy()
+        theta[place] -= 5.0
+        if begins_with_constant(likelihood, 0):
+            theta[0] -= (
+                self.sign * self.moments()[0] * (np.exp(evaluation.theta[place]) - np.exp(theta[place]))
+            )
+        return bool(likelihood.evaluate(theta).loglike > evaluation.loglike - FLAT)
 
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.asarray(eta[0] - self.sign * self.moments()[0] * np.exp(eta[2]))
@@ -288,4 +322,4 @@ def frontier(
             f"frontier: inefficiency={inefficiency!r} is not known; expected 'half_normal' or 'exponential'."
         )
     model = FRONTIERS[inefficiency](sign=-1.0 if cost else 1.0)
-    return build(model, formula, data, equations={"sigma_v": sigma_v, "sigma_u": sigma_u}, **options)
+    return bounded(build(model, formula, data, equations={"sigma_v": sigma_v, "sigma_u": sigma_u}, **options))

@@ -23,13 +23,17 @@ from mlecov.formulas import (
     variables,
 )
 from mlecov.kinds import Kind, correlation, interval, positive
-from mlecov.likelihood.base import Facts
+from mlecov.likelihood.base import Evaluation, Facts
+from mlecov.models.bounds import runs
 from mlecov.models.predicted import Declared, OfNames, OfSample, Sampled, of_params
 from mlecov.models.whole import Columns, Derivatives, WholeLikelihood, WholeModel, least_squares
 from mlecov.parameters import LinearTerms, ParameterSpace
 
 Array = npt.NDArray[np.float64]
 LOG_2PI = float(np.log(2 * np.pi))
+
+SINGULAR = 1e-6
+"""Smallest eigenvalue of the correlation matrix below which it is singular."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,10 @@ class LinearMixed(WholeModel):
         Zr = columns["Zy"] - np.einsum("npq,p->nq", XZ, d)
         rr = columns["yy"] - 2.0 * columns["Xy"] @ d + np.einsum("npk,p,k->n", columns["XX"], d, d)
         inner = v * np.eye(self.q) + ZZ @ G
-        M = np.swapaxes(np.linalg.solve(np.swapaxes(inner, 1, 2), np.broadcast_to(G, ZZ.shape)), 1, 2)
+        try:
+            M = np.swapaxes(np.linalg.solve(np.swapaxes(inner, 1, 2), np.broadcast_to(G, ZZ.shape)), 1, 2)
+        except np.linalg.LinAlgError:  # a step so long that sigma is lost beside the spread of c
+            return np.full(len(N), np.nan)
         MZr = np.einsum("nij,nj->ni", M, Zr)
         sign, logdet = np.linalg.slogdet(inner)
         logdet = np.where(sign > 0, logdet, np.nan) + (N - self.q) * np.log(v)
@@ -264,6 +271,27 @@ class LinearMixed(WholeModel):
         one = np.ones(len(found.loglike)) if w is None else w
         return self._information(found, self._moves(s, R)[0], sigma, one, len(params))
 
+    def boundary(self, likelihood: WholeLikelihood, evaluation: Evaluation) -> str | None:
+        """Say which standard deviations are zero, or where correlations are plus or minus one."""
+        q, names = self.q, self.random
+        flat = [name for j, name in enumerate(names) if runs(likelihood, evaluation, self.p + j, -5.0)]
+        if flat:
+            return (
+                f"the standard deviation of {listing(flat)} is at its bound, zero: units differ in it no more "
+                "than sigma alone makes them. Its standard error, and those of its correlations, have no "
+                "meaning; leave the column out of random= (half the likelihood ratio's chi-squared p-value "
+                "is the test of zero: Self & Liang 1987)."
+            )
+        R = self._split(likelihood.space.report(evaluation.theta))[2]
+        if q > 1 and np.linalg.eigvalsh(R)[0] < SINGULAR:
+            what = f"cor is at its bound, {R[1, 0]:+.0f}" if q == 2 else "the correlations are at their bound"
+            return (
+                f"{what}: one of the coefficients of {listing(names)} follows exactly from the others, and G is "
+                "singular. Standard errors of standard deviations and correlations have no meaning; random= "
+                "has a column too many for these units."
+            )
+        return None
+
     def start(self, likelihood: WholeLikelihood) -> Array:
         """Return least squares, and the best of a few shares of its residual variance between c and e."""
         columns = likelihood.columns
@@ -295,10 +323,13 @@ class LinearMixed(WholeModel):
         root = np.linalg.cholesky(s[:, None] * R * s + 1e-300 * np.eye(self.q))
         c = rng.standard_normal((n, self.q)) @ root.T
         gram = np.block([[XX, XZ], [np.swapaxes(XZ, 1, 2), ZZ]])
-        values, vectors = np.linalg.eigh(gram)
+        # columns of length one: whether a direction is empty must not depend on units of measurement
+        length = np.sqrt(np.einsum("nii->ni", gram))
+        inverse = 1.0 / np.where(length > 0, length, 1.0)
+        values, vectors = np.linalg.eigh(gram * inverse[:, :, None] * inverse[:, None, :])
         values = np.where(values > 1e-10 * values[:, -1:], values, 0.0)
         xi = rng.standard_normal(values.shape) * (values > 0)
-        We = sigma * np.einsum("nij,nj->ni", vectors, np.sqrt(values) * xi)
+        We = sigma * length * np.einsum("nij,nj->ni", vectors, np.sqrt(values) * xi)
         rest = np.maximum(N - (values > 0).sum(axis=1), 0.0)
         extra = np.where(rest > 0, rng.chisquare(np.maximum(rest, 1.0)), 0.0)
         ee = sigma**2 * ((xi**2).sum(axis=1) + extra)
@@ -377,8 +408,8 @@ def linear_mixed(
 
     Maximum likelihood, not REML: R's `lmer(..., REML = FALSE)`, Stata's `mixed` (default). lmer's
     standard errors of b are the inverse of X'V^-1 X (`eim`); Stata's `mixed` reports the logs of the
-    standard deviations and the inverse hyperbolic tangent of the correlation. A standard deviation
-    whose maximum is zero has no finite logarithm: the fit then does not converge, and says so.
+    standard deviations and the inverse hyperbolic tangent of the correlation. Where the maximum has a standard
+    deviation of zero or a singular G (lme4's "singular fit"), a `BoundaryWarning` says so.
 
     `predict` knows "mean" (x'b), "effects" (best linear unbiased predictions of c_i, by unit; one
     column's: "effects[days]"), "fitted" (x'b + z'c_i, also of new rows) and "residual". Their standard errors add the

@@ -15,21 +15,25 @@ from scipy import special
 from mlecov.errors import DataError, SpecificationError, listing
 from mlecov.formulas import Block, linear_kind, materialize, unite
 from mlecov.kinds import Kind, interval, simplex
-from mlecov.likelihood.base import Facts
+from mlecov.likelihood.base import Evaluation, Facts
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives, pair_index
 from mlecov.linalg import try_factor
-from mlecov.models.base import Model, _predictors
+from mlecov.models.base import Model, _predictors, begins_with_constant
+from mlecov.models.bounds import BoundedModel, BoundedRows, runs
 from mlecov.models.predicted import Declared, OfRows
 from mlecov.parameters import LinearTerms, ParameterSpace
 
 Array = npt.NDArray[np.float64]
+
+EMPTY = 1e-3
+"""Rows expected of a component below which it has none."""
 
 EM_STEPS = (4, 30)
 """Steps of the EM algorithm from each of the starts tried, and from the best of them."""
 
 
 @dataclass(frozen=True)
-class Mixture(Model):
+class Mixture(BoundedModel):
     """f(y) = sum_j pi_j f_j(y); predictors of the components in turn, then J - 1 log ratios of the shares.
 
     With responsibilities tau_j = pi_j f_j / f the derivatives by predictors a of component j and b
@@ -148,6 +152,35 @@ class Mixture(Model):
                     f"finite_mixture can not be drawn: a component draws {listing(part)}."
                 )
         return {"y": np.stack([part["y"] for part in drawn])[chosen, np.arange(eta.shape[1])]}
+
+    def boundary(self, likelihood: IndexLikelihood, evaluation: Evaluation) -> str | None:
+        """Say which components are empty, rest on too few rows, or have a mean that has run off."""
+        eta = likelihood.predictors(evaluation.theta, 0, likelihood.n_terms)
+        rows = self.responsibilities(eta, likelihood.columns).sum(axis=1)
+        for j, place in enumerate(self.places):
+            own = self._coefficients(likelihood, j)
+            if rows[j] < EMPTY:
+                return (
+                    f"the share of component {j + 1} is at its bound, zero: no row belongs to it, and its parameters "
+                    "are not identified. Their standard errors have no meaning; use one component less."
+                )
+            if rows[j] < own.stop - own.start + 1:
+                return (
+                    f"component {j + 1} rests on {rows[j]:.3g} rows, no more than it has parameters: it fits them "
+                    "alone, and of components with a spread of their own the likelihood has no bound there (Day 1969). "
+                    "Neither estimates nor standard errors mean anything; give start=, or use one component less."
+                )
+            first = likelihood.equations[place.start].start
+            constant = begins_with_constant(likelihood, place.start)
+            for move in (-5.0, 5.0) if constant else ():
+                if runs(likelihood, evaluation, first, move):
+                    return (
+                        f"{likelihood.space.raw_labels[first]} is without bound: the rows of component {j + 1} are "
+                        "all alike (counts of zero), and its mean has run to the end of its range. The "
+                        "standard errors of its coefficients have no meaning; use a model of such rows, "
+                        "as the zero-inflated ones, instead of the component."
+                    )
+        return None
 
     def start(self, likelihood: IndexLikelihood) -> Array:
         """Return the best of a few EM paths, which start from components fitted to slices of the outcome."""
@@ -311,7 +344,7 @@ def finite_mixture(*components: IndexLikelihood, share: str | None = None) -> In
     model = Mixture(tuple(components), dict(kinds))
     title = " + ".join(component.facts.name for component in components)
     facts = Facts(f"finite_mixture({title})", "index, closed form", head.facts.outcome, {"blocks": blocks})
-    return IndexLikelihood(
+    return BoundedRows(
         space, head.rows, head.weights, facts, design, made, model, columns, start_values=model.start
     )
 

@@ -15,8 +15,10 @@ from mlecov.errors import SpecificationError
 from mlecov.formulas import parse
 from mlecov.functions import log_ndtr_derivatives
 from mlecov.kinds import interval, positive
+from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
-from mlecov.models.base import Model, build
+from mlecov.models.base import build
+from mlecov.models.bounds import BoundedModel, bounded, runs, scalar
 from mlecov.models.ends import change_outcome
 from mlecov.models.expectation import normal
 from mlecov.models.predicted import Declared, OfRows
@@ -25,9 +27,12 @@ from mlecov.models.working import common, regress, set_constant
 Array = npt.NDArray[np.float64]
 LOG_SQRT_2PI = 0.5 * float(np.log(2 * np.pi))
 
+PERFECT = 30.0
+"""2 atanh(rho) at which rho is one in every digit."""
+
 
 @dataclass(frozen=True)
-class Heckman(Model):
+class Heckman(BoundedModel):
     """Outcome y = mu + sigma e seen where select + u > 0; corr(e, u) = tanh(c), 2c the fourth predictor.
 
     With e = (y - mu)/sigma and h = (select + rho e)/sqrt(1 - rho^2) = select cosh c + e sinh c, a row
@@ -121,6 +126,20 @@ class Heckman(Model):
         set_constant(likelihood, theta, 2, float(np.log(sigma)))
         set_constant(likelihood, theta, 3, 2 * float(np.arctanh(rho)))
         return theta
+
+    def boundary(self, likelihood: IndexLikelihood, evaluation: Evaluation) -> str | None:
+        place = scalar(likelihood, 3)
+        if place is None:
+            return None
+        sign = float(np.sign(evaluation.theta[place]))
+        if abs(evaluation.theta[place]) < PERFECT and not runs(likelihood, evaluation, place, 5.0 * sign):
+            return None
+        return (
+            f"rho is at its bound, {sign:+.0f}: the log-likelihood rises all the way there, as it does in small "
+            "samples and where select has no column of its own. There is no interior maximum, and standard "
+            "errors have no meaning; give select a column that the outcome lacks, or fix rho "
+            "(fixed={'rho': 0.9})."
+        )
 
     def mean(self, eta: Array, columns: Columns) -> Array:
         return np.asarray(eta[0])
@@ -269,4 +288,5 @@ def heckman(
     table = type(table)({**table.columns, label: seen}, table.n_rows, table.labels)
     right = select.split("~", 1)[-1]
     equations = {"select": right, "sigma": sigma, "rho": rho}
-    return build(Heckman(), formula, table, equations=equations, columns={"selected": label}, **options)
+    made = build(Heckman(), formula, table, equations=equations, columns={"selected": label}, **options)
+    return bounded(made)

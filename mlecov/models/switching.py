@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from mlecov.errors import SpecificationError
+from mlecov.errors import SpecificationError, listing
 from mlecov.kinds import Kind, interval, positive, real, simplex
-from mlecov.likelihood.base import Facts
+from mlecov.likelihood.base import Evaluation, Facts
 from mlecov.models.jets import Jets
 from mlecov.models.predicted import Ahead, Declared, OfSample, Sampled, of_params, psi_weights
 from mlecov.models.whole import (
@@ -34,6 +34,9 @@ LOG_2PI = float(np.log(2 * np.pi))
 
 BLOCK = 256
 """Periods whose densities, with derivatives, are held at a time."""
+
+NEVER = 1e-4
+"""Moves between two regimes expected in a whole sample below which there are none."""
 
 
 @dataclass(frozen=True)
@@ -316,6 +319,22 @@ class Switching(WholeModel):
         one = np.ones(n) if w is None else w
         hessian = jets.symmetric(likelihoods[1 + k :] @ (one / likelihoods[0]))
         return value, scores, hessian - (scores * one[:, None]).T @ scores
+
+    def boundary(self, likelihood: WholeLikelihood, evaluation: Evaluation) -> str | None:
+        """Say which moves between regimes never happen."""
+        T = self.transition(likelihood.space.report(evaluation.theta), Jets(len(evaluation.theta), 0))[0]
+        never = [
+            f"{i} to {j}"
+            for j, i in itertools.product(*[range(self.regimes)] * 2)
+            if T[j, i] * likelihood.count < NEVER
+        ]
+        if not never:
+            return None
+        return (
+            f"a transition probability is at its bound: the sample holds no move from regime {listing(never)}. "
+            "Its standard error has no meaning, and the others hold given that it is zero; fix it, or look "
+            "whether a regime is an outlier or a break that never ends (other start values, fewer regimes)."
+        )
 
     def start(self, likelihood: WholeLikelihood) -> Array:
         """Return the best of a grid of regimes' means and persistences, means in increasing order."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mlecov.errors import SpecificationError
 from mlecov.kinds import Kind, positive, real
-from mlecov.likelihood.base import Facts
+from mlecov.likelihood.base import Evaluation, Facts
 from mlecov.models.arma_filter import Lags, innovations, state_after, stationary
 from mlecov.models.garch_filters import recursion, signal
 from mlecov.models.jets import Jets
@@ -33,6 +33,15 @@ from mlecov.parameters import ParameterSpace
 
 Array = npt.NDArray[np.float64]
 LOG_2PI = float(np.log(2 * np.pi))
+
+CIRCLE = 1e-4
+"""Distance of a root's size from one below which the root is on the unit circle."""
+
+NEARLY = tuple((s * r, s * m) for s in (1.0, -1.0) for r, m in ((0.97, 0.998), (0.9, 0.99), (0.75, 0.98)))
+"""Inverse roots of the autoregression and the moving average tried together in mixed models."""
+
+SHORT = 1000
+"""Periods up to which a second maximum is looked for: in longer series it is below the first."""
 
 
 @dataclass(frozen=True)
@@ -158,28 +167,81 @@ class Arma(WholeModel):
         parts = (c * values[lost - j : len(values) - j] for j, c in enumerate(self.differences) if c)
         return np.asarray(sum(parts))
 
-    def start(self, likelihood: WholeLikelihood) -> Array:
-        """Return least squares, Hannan-Rissanen coefficients and the innovations' standard deviation."""
-        columns = likelihood.columns
-        X = columns["data"][:, 1:]
-        b = least_squares(X, columns["y"])
-        u = columns["y"] - X @ b
+    def boundary(self, likelihood: WholeLikelihood, evaluation: Evaluation) -> str | None:
+        """Say where a polynomial has a root on the unit circle."""
         lags = self.lags
+        parts = (lags.ar, lags.seasonal_ar, lags.ma, lags.seasonal_ma)
+        found = likelihood.space.report(evaluation.theta)[self.width : -1]
+        on, first = [], 0
+        for part, sign in zip(parts, (-1.0, -1.0, 1.0, 1.0), strict=True):
+            polynomial = np.zeros(max(part, default=0) + 1)
+            polynomial[0] = 1.0
+            polynomial[list(part)] = sign * found[first : first + len(part)]
+            first += len(part)
+            on.append(bool((np.abs(np.abs(np.roots(polynomial)) - 1.0) < CIRCLE).any()))
+        if on[0] or on[1]:
+            return (
+                "the autoregression has a root on the unit circle: it has run to the edge of stationarity, "
+                "cancelling the moving average there. Standard errors have no meaning; use fewer lags, or "
+                "difference (d=)."
+            )
+        if on[2] or on[3]:
+            return (
+                "the moving average has a root on the unit circle: the likelihood is symmetric about the bound, "
+                "and has a maximum there by chance in short samples or by differencing too often. Standard "
+                "errors of the moving average have no meaning (Sargan & Bhargava 1983); use a smaller d= or "
+                "fewer lags."
+            )
+        return None
+
+    def start(self, likelihood: WholeLikelihood) -> Array:
+        """Return the best of a few coefficients, with generalised least squares and sigma given them.
+
+        Tried are Hannan-Rissanen coefficients, whole and shrunk. Mixed models of short series often have
+        a second maximum where a pair of roots nearly cancels: a few steps from there tell which is higher.
+        """
+        columns, lags = likelihood.columns, self.lags
+        u = columns["y"] - columns["data"][:, 1:] @ least_squares(columns["data"][:, 1:], columns["y"])
         ar, ma = hannan_rissanen(u, lags.ar + lags.seasonal_ar, lags.ma + lags.seasonal_ma)
-        theta = np.concatenate([b, ar, ma, [0.5 * np.log(u.var())]])
-        best, value = theta, -np.inf
-        for share in (1.0, 0.5, 0.0):
-            trial = theta.copy()
-            trial[self.width : -1] *= share
-            found = innovations(trial[self.width : -1], lags, columns["data"], 0)
+        plain = self._best(likelihood, [share * np.concatenate([ar, ma]) for share in (1.0, 0.5, 0.0)])
+        trials = self._cancelling(u) if len(u) <= SHORT else []
+        if not trials:
+            return plain
+        ends = [_climb(likelihood, theta) for theta in (plain, self._best(likelihood, trials))]
+        return max(ends, key=lambda theta: likelihood.evaluate(theta).loglike)
+
+    def _best(self, likelihood: WholeLikelihood, trials: list[Array]) -> Array:
+        """Return theta at the best of ARMA coefficients, others concentrated out."""
+        best, value = likelihood.space.start(), -np.inf
+        for trial in trials:
+            found = innovations(trial, self.lags, likelihood.columns["data"], 0)
             if found is None:
                 continue
-            v, f = found[1][0, :, 0] - found[1][0, :, 1:] @ b, found[2][0]
-            trial[-1] = 0.5 * np.log(np.mean(v**2 / f))
-            loglike = float(self.derivatives(likelihood.space.report(trial), columns, 0, None)[0].sum())
+            V, scale = found[1][0], 1.0 / np.sqrt(found[2][0])
+            b = least_squares(V[:, 1:] * scale[:, None], V[:, 0] * scale)
+            variance = max(float(np.mean(((V[:, 0] - V[:, 1:] @ b) * scale) ** 2)), 1e-300)
+            loglike = float(np.log(scale).sum()) - 0.5 * len(scale) * float(np.log(variance))
             if loglike > value:
-                best, value = trial, loglike
+                best, value = np.concatenate([b, trial, [0.5 * np.log(variance)]]), loglike
         return best
+
+    def _cancelling(self, u: Array) -> list[Array]:
+        """Return coefficients (1 - r L) phi(L), (1 - m L) theta(L) for r near m, phi and theta of a lag less."""
+        lags = self.lags
+        p, q = len(lags.ar), len(lags.ma)
+        whole = lags.ar == tuple(range(1, p + 1)) and lags.ma == tuple(range(1, q + 1))
+        if not p or not q or not whole or lags.seasonal_ar or lags.seasonal_ma:
+            return []
+        ar, ma = hannan_rissanen(u, lags.ar[:-1], lags.ma[:-1])
+        return [
+            np.concatenate(
+                [
+                    -np.convolve(np.append(1.0, -ar), [1.0, -r])[1:],
+                    np.convolve(np.append(1.0, ma), [1.0, -m])[1:],
+                ]
+            )
+            for r, m in NEARLY
+        ]
 
     def simulate(self, rng: np.random.Generator, params: Array, columns: Columns) -> dict[str, Array]:
         """Return y drawn with the state's stationary distribution as its start."""
@@ -206,6 +268,26 @@ class Arma(WholeModel):
         first = [float(np.dot(self.differences[: t + 1], columns["level"][t::-1])) for t in range(lost)]
         level = recursion(-np.array(self.differences[1:]), np.concatenate([first, y]))
         return {"y": y, "data": np.column_stack([y, data[:, 1:]]), "level": level}
+
+
+def _climb(likelihood: WholeLikelihood, theta: Array, steps: int = 10) -> Array:
+    """Return theta after a few Newton steps, curvature made positive and steps halved until they rise."""
+    here = likelihood.evaluate(theta, order=2)
+    for _ in range(steps):
+        if here.gradient is None or here.hessian is None or not np.isfinite(here.hessian).all():
+            break
+        scale = 1.0 / np.sqrt(np.abs(np.diag(here.hessian)) + 1e-300)
+        values, vectors = np.linalg.eigh(-here.hessian * np.outer(scale, scale))
+        step = scale * (vectors @ ((vectors.T @ (scale * here.gradient)) / np.maximum(np.abs(values), 0.01)))
+        sizes = (0.5**halving for halving in range(6))
+        theta = here.theta
+        better = next(
+            (t for t in sizes if likelihood.evaluate(theta + t * step).loglike > here.loglike), None
+        )
+        if better is None:
+            break
+        here = likelihood.evaluate(theta + better * step, order=2)
+    return here.theta
 
 
 def _lags(value: int | Sequence[int], what: str, season: int = 1) -> tuple[int, ...]:

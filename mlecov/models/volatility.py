@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.errors import SpecificationError, suggestion
+from mlecov.errors import SpecificationError, listing, suggestion
+from mlecov.functions import gammaln_excess_derivatives
 from mlecov.kinds import Kind, interval, positive, real
-from mlecov.likelihood.base import Facts
+from mlecov.likelihood.base import Evaluation, Facts
+from mlecov.models.bounds import runs
 from mlecov.models.garch_filters import Mean, Presample, Variance, recursion
 from mlecov.models.predicted import Ahead, Declared, OfSample, Sampled, of_params, psi_weights
 from mlecov.models.whole import (
@@ -55,18 +57,22 @@ def student_density(e: Array, h: Array, nu: float, order: int) -> tuple[Array, .
     With c = nu - 2 and D = c h + e^2:
     l = lgamma((nu+1)/2) - lgamma(nu/2) - log(pi c h)/2 - (nu+1)/2 log(1 + e^2/(c h)).
     """
-    c, D, e2, up = nu - 2.0, (nu - 2.0) * h + e * e, e * e, nu + 1.0
+    c, e2, up = np.float64(nu) - 2.0, e * e, nu + 1.0
+    D = c * h + e2
     tail = np.log1p(e2 / (c * h))
-    level = special.gammaln(0.5 * up) - special.gammaln(0.5 * nu) - 0.5 * np.log(np.pi * c)
+    # the ratio of gammas by what Stirling's formula leaves: nu may be 1e12 without loss
+    upper, lower = gammaln_excess_derivatives(0.5 * up, order), gammaln_excess_derivatives(0.5 * nu, order)
+    step = np.log1p(1.0 / nu)
+    level = float(upper[0] - lower[0]) + 0.5 * (up * step - 1.0 + np.log(nu / c) - LOG_2PI)
     value = level - 0.5 * np.log(h) - 0.5 * up * tail
     if not order:
         return (value,)
-    level1 = 0.5 * (special.digamma(0.5 * up) - special.digamma(0.5 * nu)) - 0.5 / c
+    level1 = 0.5 * (float(upper[1] - lower[1]) + step - 1.0 / c)
     le, lh = -up * e / D, 0.5 * (up * e2 / D - 1.0) / h
     ln = level1 - 0.5 * tail + 0.5 * up * e2 / (c * D)
     if order < 2:
         return value, le, lh, ln
-    level2 = 0.25 * (special.polygamma(1, 0.5 * up) - special.polygamma(1, 0.5 * nu)) + 0.5 / c**2
+    level2 = 0.25 * float(upper[2] - lower[2]) - 0.5 / (nu * up) + 0.5 / c**2
     D2 = D * D
     return (
         value,
@@ -267,6 +273,29 @@ class Garch(WholeModel):
         df = float(params[-1]) if self.student else None
         return Ahead(X @ b + np.array(u[len(u) - steps :]), variance, {"variance": expected}, df)
 
+    def boundary(self, likelihood: WholeLikelihood, evaluation: Evaluation) -> str | None:
+        """Say where omega is zero, h forgets nothing of the presample, or nu has run off."""
+        size, theta = self.mean.size, evaluation.theta
+        beta = self.variance.split(likelihood.space.report(theta)[size : size + self.variance.size])[3]
+        if np.abs(np.roots(np.concatenate([[1.0], -beta]))).max(initial=0.0) >= 1.0:
+            return (
+                f"beta is beyond its bound, one ({listing(f'{b:.4g}' for b in beta)}): h_t then depends ever more "
+                "on what was before the sample, as it does where alpha is near zero and beta can not be told "
+                "from omega. Standard errors have no meaning; test for ARCH effects, or use p=0."
+            )
+        if runs(likelihood, evaluation, size, -5.0):
+            return (
+                "omega is at its bound, zero: the sample shows no level that the variance returns to (RiskMetrics' "
+                "h_t = alpha e^2 + beta h has none). omega's standard error has no meaning, and forecasts keep "
+                "the last variance's level; fix omega at a small share of the variance for the others' errors."
+            )
+        if self.student and runs(likelihood, evaluation, len(theta) - 1, 10.0):
+            return (
+                "nu is without bound: the standardized errors' tails are no heavier than the normal's. Its "
+                "standard error has no meaning, the others' are those of normal errors; use dist='normal'."
+            )
+        return None
+
     def start(self, likelihood: WholeLikelihood) -> Array:
         """Return least squares (Hannan-Rissanen) for the mean and the best of a few (alpha, beta)."""
         columns, mean = likelihood.columns, self.mean
@@ -277,7 +306,7 @@ class Garch(WholeModel):
         first = np.concatenate([b, phi, theta])
         e = mean.residuals(first, y, X)
         variance, best, value = float(e.var()), likelihood.space.start(), -np.inf
-        for alpha, beta in itertools.product((0.05, 0.1, 0.2), (0.9, 0.75, 0.5, 0.0)):
+        for alpha, beta in itertools.product((0.02, 0.05, 0.1, 0.2), (0.96, 0.9, 0.75, 0.5, 0.0)):
             if alpha + beta >= 1 or (beta and not self.variance.garch) or (not beta and self.variance.garch):
                 continue
             own = self._shares(variance, alpha, beta)

@@ -17,7 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mlecov.data import Rows, Weights, numeric, open_table, screen, to_numpy
-from mlecov.errors import CovarianceError, DataError, SeparabilityError, SpecificationError, listing
+from mlecov.errors import (
+    BoundaryWarning,
+    CovarianceError,
+    DataError,
+    SeparabilityError,
+    SpecificationError,
+    listing,
+    warn,
+)
 from mlecov.formulas import Block, columns_used, evaluate, linear_kind, materialize, parse, variables
 from mlecov.kinds import Kind, real
 from mlecov.likelihood.base import Curvature, Evaluation, Facts, Likelihood, no_expected_information
@@ -54,6 +62,10 @@ class WholeModel(ABC):
     def expected(self, params: Array, columns: Columns, w: Array | None) -> Array:
         """Return the expected information in the reported parameters (m, m)."""
         raise CovarianceError(no_expected_information(self.name))
+
+    def boundary(self, likelihood: WholeLikelihood, evaluation: Evaluation) -> str | None:
+        """Return what is to be said of parameters at a bound where the fit has ended, or None."""
+        return None
 
     @property
     def quantities(self) -> Mapping[str, Declared]:
@@ -181,6 +193,11 @@ class WholeLikelihood(Likelihood):
     @property
     def has_expected_blocks(self) -> bool:
         return self.model.has_expected
+
+    def check_final(self, evaluation: Evaluation) -> None:
+        said = self.model.boundary(self, evaluation)
+        if said is not None:
+            warn(f"{self.facts.name}: {said}", BoundaryWarning)
 
     def at(self, data: Any) -> WholeLikelihood:
         """Return this likelihood over the rows of new data, for quantities that are taken there."""

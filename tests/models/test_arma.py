@@ -167,15 +167,6 @@ def test_simulation_starts_in_the_stationary_distribution() -> None:
     np.testing.assert_allclose(drawn.var(axis=0), variance, rtol=0.1)
 
 
-@pytest.mark.slow
-def test_starts_converge() -> None:
-    likelihood = arma(np.arange(150.0) % 5, p=1, q=1)
-    rng = np.random.default_rng(12)
-    theta = np.array([1.0, 0.7, 0.3, 0.0])
-    failed = [i for i in range(100) if not maximize(likelihood.simulate(rng, theta)).record.converged]
-    assert not failed
-
-
 def test_refusals() -> None:
     with pytest.raises(SpecificationError, match="increasing order"):
         arma(Y, p=(2, 1))

@@ -13,13 +13,13 @@ from scipy import stats
 
 from mlecov import models
 from mlecov.covariance import covariance, parse
-from mlecov.errors import ConvergenceError, SupportError
+from mlecov.errors import BoundaryWarning, ConvergenceError, SupportError
 from mlecov.functions import gammaln_excess_derivatives
 from mlecov.models.continuous import Beta, Gamma, Gaussian, StudentT
 from mlecov.models.extreme import GEV, GeneralizedPareto, box_cox_inverse
 from mlecov.optimize import maximize
 from tests.cases import load_case
-from tests.models.common import check_case, check_model, check_starts
+from tests.models.common import check_case, check_model
 
 Array = npt.NDArray[np.float64]
 
@@ -170,7 +170,8 @@ def test_frontier_of_the_wrong_skewness_is_refused() -> None:
     y = X @ np.array([1.0, 2.0, 3.0]) + np.random.default_rng(1).exponential(size=200)
     with pytest.raises(ConvergenceError, match="not skewed to the left, as a production frontier's are"):
         maximize(models.frontier(y, X))
-    assert maximize(models.frontier(y, X, cost=True)).record.converged
+    with pytest.warns(BoundaryWarning, match="sigma_v is at its bound, zero"):  # as it is here
+        assert maximize(models.frontier(y, X, cost=True)).record.converged
 
 
 def test_gev_outside_the_support_is_minus_infinity() -> None:
@@ -221,9 +222,3 @@ def test_gammaln_excess_against_mpmath(x: float) -> None:
         ]
     found = gammaln_excess_derivatives(x, 3)
     np.testing.assert_allclose(found, [float(v) for v in expected], rtol=3e-15)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(MODELS))
-def test_default_starts_converge_on_a_hundred_samples(name: str) -> None:
-    check_starts(*MODELS[name])

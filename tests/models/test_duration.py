@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import mpmath
@@ -20,7 +19,7 @@ from mlecov.models.duration_gamma import survival
 from mlecov.optimize import maximize
 from mlecov.optimum import Optimum
 from tests.cases import load_case
-from tests.models.common import check_case, check_derivatives, check_model, check_simulation, check_starts
+from tests.models.common import check_case, check_derivatives, check_model, check_simulation
 
 Array = npt.NDArray[np.float64]
 SPECS = {"hessian": "oim", "opg": "opg", "sandwich": "robust"}
@@ -293,19 +292,3 @@ def test_generalized_gamma_tails_against_mpmath(k: float) -> None:
         for got, name in ((found.k, "value"), (found.wk, "w"), (found.kk, "k")):
             slope = (getattr(there[1], name) - getattr(there[0], name)) / 2e-4
             np.testing.assert_allclose(got, slope, rtol=1e-5, atol=1e-9, err_msg=name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(MODELS))
-def test_default_starts_converge_on_a_hundred_samples(name: str) -> None:
-    function, options, theta = MODELS[name]
-    check_starts(partial(function, **options), theta, 1.0)
-
-    def censored(y: Array, X: Array) -> IndexLikelihood:
-        event = np.arange(len(y)) % 4
-        found: IndexLikelihood = function(
-            y, X, event=event, upper=np.where(event == 3, 2 * y, np.nan), **options
-        )
-        return found
-
-    check_starts(censored, theta, 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import mpmath
@@ -17,7 +16,7 @@ from mlecov.errors import DataError, SpecificationError, SupportError
 from mlecov.models.limited import normal_mass
 from mlecov.optimize import maximize
 from tests.cases import load_case
-from tests.models.common import check_case, check_derivatives, check_model, check_simulation, check_starts
+from tests.models.common import check_case, check_derivatives, check_model, check_simulation
 
 Array = npt.NDArray[np.float64]
 SPECS = {"hessian": "oim", "opg": "opg", "sandwich": "robust"}
@@ -258,29 +257,3 @@ def test_heckman_refusals() -> None:
         models.heckman("y ~ x1", {**frame, "y": missing}, select="seen ~ x1")
     with pytest.raises(SpecificationError, match="needs formulas and a frame"):
         models.heckman(frame["y"], np.ones((50, 1)), select="seen ~ x1")
-
-
-STARTS: dict[str, Any] = {
-    "tobit": models.tobit,
-    "tobit_two": partial(models.tobit, upper=1.5),
-    "truncated": partial(models.truncated_regression, lower=0.0),
-    "truncated_two": partial(models.truncated_regression, lower=0.0, upper=3.0),
-    "interval": lambda y, X: models.interval_regression(
-        np.floor(X[:, 1]) - 1, X, upper=np.floor(X[:, 1]) + np.where(np.arange(len(y)) % 3, 1, np.inf)
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(STARTS))
-def test_default_starts_converge_on_a_hundred_samples(name: str) -> None:
-    check_starts(STARTS[name], THETA, 0.7)
-
-
-@pytest.mark.slow
-def test_default_starts_of_heckman_converge_on_a_hundred_samples() -> None:
-    def build(y: Array, X: Array) -> Any:
-        frame = {"y": y, "x1": X[:, 1], "x2": X[:, 2], "seen": (np.arange(len(y)) % 2).astype(float)}
-        return models.heckman("y ~ x1", frame, select="seen ~ x1 + x2")
-
-    check_starts(build, np.array([0.4, 0.8, 0.2, 0.5, 0.9, 0.1, -0.8]), 0.7)

@@ -129,15 +129,6 @@ def test_simulation() -> None:
     check_simulation(likelihood, likelihood.space.pack(values))
 
 
-@pytest.mark.slow
-def test_starts_converge() -> None:
-    likelihood = linear_mixed("y ~ x", many(100), unit="id", random="1 + x")
-    values = {"mu": [10.0, 2.0], "sd_Intercept": 1.5, "sd_x": 0.8, "cor": -0.4, "sigma": 1.2}
-    theta, rng = likelihood.space.pack(values), np.random.default_rng(14)
-    failed = [i for i in range(100) if not maximize(likelihood.simulate(rng, theta)).record.converged]
-    assert not failed
-
-
 def test_refusals() -> None:
     with pytest.raises(DataError, match="unit of its own"):
         linear_mixed("y ~ x", FRAME.assign(own=np.arange(N)), unit="own")

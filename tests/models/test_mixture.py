@@ -104,16 +104,6 @@ def test_simulation() -> None:
     check_simulation(likelihood, likelihood.space.pack(values), expected=False)
 
 
-@pytest.mark.slow
-def test_starts_converge() -> None:
-    frame = pd.DataFrame({"x": np.random.default_rng(5).standard_normal(400), "y": np.arange(400.0) % 9})
-    likelihood = finite_mixture(gaussian("y ~ x", frame), gaussian("y ~ x", frame))
-    values = {"mu1": [0.0, 1.0], "sigma1": 1.0, "mu2": [4.0, -0.5], "sigma2": 0.7, "share": 0.4}
-    theta, rng = likelihood.space.pack(values), np.random.default_rng(15)
-    failed = [i for i in range(100) if not maximize(likelihood.simulate(rng, theta)).record.converged]
-    assert not failed
-
-
 def test_refusals() -> None:
     with pytest.raises(SpecificationError, match="two or more"):
         finite_mixture(gaussian("y ~ x", FRAME))

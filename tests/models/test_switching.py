@@ -112,15 +112,6 @@ def test_simulation_of_three_regimes() -> None:
     check_simulation(likelihood, likelihood.space.pack(values), expected=False, recover=False)
 
 
-@pytest.mark.slow
-def test_starts_converge() -> None:
-    likelihood = markov_switching(np.arange(300.0) % 7, p=1)
-    values = {"p00": 0.85, "p10": 0.1, "mu0": -1.0, "mu1": 1.5, "sigma": 0.7, "ar1": 0.3}
-    theta, rng = likelihood.space.pack(values), np.random.default_rng(13)
-    failed = [i for i in range(100) if not maximize(likelihood.simulate(rng, theta)).record.converged]
-    assert not failed
-
-
 def test_refusals() -> None:
     with pytest.raises(SpecificationError, match="regimes=1"):
         markov_switching(Y, regimes=1)

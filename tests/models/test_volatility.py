@@ -173,15 +173,6 @@ def test_simulation(options, values) -> None:
     check_simulation(likelihood, likelihood.space.pack(values))
 
 
-@pytest.mark.slow
-def test_starts_converge() -> None:
-    likelihood = garch(np.arange(1000.0) % 7)
-    theta = likelihood.space.pack({"mu": 0.0, "omega": 0.05, "alpha": 0.1, "beta": 0.85})
-    rng = np.random.default_rng(11)
-    failed = [i for i in range(100) if not maximize(likelihood.simulate(rng, theta)).record.converged]
-    assert not failed
-
-
 def test_rows_condition_the_terms() -> None:
     frame = pd.DataFrame({"y": Y[:100]}, index=pd.RangeIndex(5, 105))
     likelihood = garch("y", frame, ar=3)
