@@ -167,7 +167,9 @@ class GEV(BoundedModel):
             **super().quantities,
             "variance": OfRows(lambda eta, columns: np.exp(2 * eta[1]) * gumbel_moments(eta[2])[1]),
             "scale": OfRows(lambda eta, columns: np.exp(eta[1])),
-            "return_level": OfPoints(level, "a period of more than one block", "100", lambda m: 1 < m < np.inf),
+            "return_level": OfPoints(
+                level, "a period of more than one block", "100", lambda m: 1 < m < np.inf
+            ),
         }
 
     def expected(self, eta: Array, columns: Columns) -> Array:
@@ -318,7 +320,9 @@ class GeneralizedPareto(BoundedModel):
             **super().quantities,
             "variance": OfRows(variance),
             "scale": OfRows(lambda eta, columns: np.exp(eta[0])),
-            "return_level": OfPoints(level, "a period of more than one excess", "100", lambda m: 1 < m < np.inf),
+            "return_level": OfPoints(
+                level, "a period of more than one excess", "100", lambda m: 1 < m < np.inf
+            ),
         }
 
     def cdf(self, eta: Array, columns: Columns) -> tuple[Array, Array]:
