@@ -117,7 +117,7 @@ class CountModel(Model):
         return {
             **super().quantities,
             "rate": OfRows(self.mean, offsets=False),
-            "probability": OfPoints(self.probability, "a count", "2", lambda j: j >= 0 and j == int(j)),
+            "probability": OfPoints(self.probability, "a count", "2", lambda j: j >= 0 and j % 1 == 0),
         }
 
     def probability(self, eta: Array, columns: Columns, count: Array) -> Array:

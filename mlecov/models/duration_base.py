@@ -136,7 +136,7 @@ class Duration(Model):
 
         def at(function: Any) -> OfPoints:
             return OfPoints(
-                function, "a time t > 0", "10", lambda t: t > 0, lambda n, columns: (columns["y"],)
+                function, "a time t > 0", "10", lambda t: 0 < t < np.inf, lambda n, columns: (columns["y"],)
             )
 
         quantile = OfPoints(

@@ -42,7 +42,7 @@ class OfPoints:
     takes, example :
         What a point is, and numbers that show how many there are: "a time t > 0", "10".
     valid :
-        Whether these numbers are possible.
+        Whether these numbers are possible; NaN, which compares as false, should not be.
     own :
         (n, columns) -> the points (n,) of the rows themselves, taken where no number is named.
     """
@@ -50,7 +50,7 @@ class OfPoints:
     function: Callable[..., Array]
     takes: str
     example: str
-    valid: Callable[..., bool] = lambda *points: True
+    valid: Callable[..., bool]
     own: Callable[[int, Mapping[str, Any]], tuple[Array, ...]] | None = None
 
     def at(self, name: str, text: str) -> Callable[[Array, Mapping[str, Any]], Array]:
@@ -68,7 +68,7 @@ class OfPoints:
         if not text and self.own is not None:
             own = self.own
             return lambda eta, columns: self.function(eta, columns, *own(eta.shape[1], columns))
-        if len(points) != len(self.example.split(",")) or np.isnan(points).any() or not self.valid(*points):
+        if len(points) != len(self.example.split(",")) or not self.valid(*points):
             got = f", got [{text}]" if text else ""
             raise SpecificationError(f"{name!r} takes {self.takes}, as in '{name}[{self.example}]'{got}.")
         return lambda eta, columns: self.function(eta, columns, *(np.full(eta.shape[1], p) for p in points))

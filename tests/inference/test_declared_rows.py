@@ -479,13 +479,16 @@ def test_numbers_that_are_not_possible_are_refused() -> None:
         ("poisson", "probability", r"'probability' takes a count, as in 'probability\[2\]'\.$"),
         ("poisson", "probability[1.5]", r"takes a count.*got \[1\.5\]"),
         ("poisson", "probability[-1]", "takes a count"),
+        ("poisson", "probability[inf]", "takes a count"),
         ("poisson", "probability[1,2]", r"takes a count.*got \[1,2\]"),
         ("poisson", "probability[two]", r"takes a count.*got \[two\]"),
         ("weibull", "survival[0]", "takes a time t > 0"),
         ("weibull", "survival[nan]", "takes a time t > 0"),
+        ("weibull", "survival[inf]", "takes a time t > 0"),
         ("weibull", "quantile[1]", "takes a probability between 0 and 1"),
         ("tobit", "expected[2,1]", "takes limits a < b"),
         ("gev", "return_level[1]", "takes a period of more than one block"),
+        ("gev", "return_level[inf]", "takes a period"),
     ):
         with pytest.raises(SpecificationError, match=message):
             fitted(model).predict(name)
