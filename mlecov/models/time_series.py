@@ -40,9 +40,6 @@ CIRCLE = 1e-4
 NEARLY = tuple((s * r, s * m) for s in (1.0, -1.0) for r, m in ((0.97, 0.998), (0.9, 0.99), (0.75, 0.98)))
 """Inverse roots of the autoregression and the moving average tried together in mixed models."""
 
-CLIMBED = 0.01
-"""Gain of a step after which a maximum is near enough for its height to be known."""
-
 SHORT = 1000
 """Periods up to which a second maximum is looked for: in longer series it is below the first."""
 
@@ -289,9 +286,7 @@ def _climb(likelihood: WholeLikelihood, theta: Array, steps: int = 10) -> Array:
         )
         if better is None:
             break
-        before, here = here.loglike, likelihood.evaluate(theta + better * step, order=2)
-        if here.loglike < before + CLIMBED:
-            break
+        here = likelihood.evaluate(theta + better * step, order=2)
     return here.theta
 
 
