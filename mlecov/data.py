@@ -328,7 +328,9 @@ class Rows:
 
 def to_numpy_any(values: Any, what: str) -> npt.NDArray[Any]:
     """Return an array, Series or list given by the user as a one-dimensional numpy array."""
-    array = to_numpy(values) if not isinstance(values, (list, tuple)) else np.asarray(values)
+    array = (
+        np.asarray(values) if isinstance(values, (list, tuple)) or np.isscalar(values) else to_numpy(values)
+    )
     if array.ndim != 1:
         raise DataError(f"{what}: expected one value per row; got an array of shape {array.shape}.")
     return array

@@ -69,6 +69,10 @@ def model_matrix(
         if word.startswith("C(") or rows.is_text(name)
     }
     numbers = [name for name in names.values() if name not in factors]
+    if any(
+        rows.raw(name).dtype.kind not in "fiu" for name in numbers
+    ):  # truth values: the library codes them
+        return None
     head = _head(rows, factors, numbers)
     small = read(head)
     made = _fill(small, rows, factors, numbers)
@@ -101,7 +105,9 @@ def _fill(small: Any, rows: Rows, factors: dict[str, Factor], numbers: list[str]
     dummies = {label: (factor, j) for factor in factors.values() for j, label in enumerate(factor.labels)}
     for matrix, where in zip(matrices, indices, strict=True):
         if isinstance(matrix, tabmat.CategoricalMatrix):
-            factor = next(f for f in factors.values() if set(matrix.column_names) <= set(f.labels))
+            factor = next((f for f in factors.values() if set(matrix.column_names) <= set(f.labels)), None)
+            if factor is None:  # labels that the library writes in its own way: dates
+                return None
             column = pd.Categorical.from_codes(factor.codes, categories=range(len(factor.levels)))
             made.append(tabmat.CategoricalMatrix(column, drop_first=matrix.drop_first))
         elif isinstance(matrix, tabmat.DenseMatrix):
@@ -112,8 +118,8 @@ def _fill(small: Any, rows: Rows, factors: dict[str, Factor], numbers: list[str]
                 elif label in numbers:
                     dense[:, j] = rows.column(label)
                 elif label in dummies:
-                    factor, level = dummies[label]
-                    np.equal(factor.codes, level, out=dense[:, j])
+                    coded, level = dummies[label]
+                    np.equal(coded.codes, level, out=dense[:, j])
                 else:
                     return None
             made.append(dense_part(dense))

@@ -35,6 +35,9 @@ SMALL = 8192
 PART = 65536
 """Rows in a part."""
 
+KEPT = 1 << 22
+"""Numbers of a thread's scratch array that are kept between calls: 32 MB."""
+
 AHEAD = 2
 """Blocks derived ahead of their products, for each thread that forms products."""
 
@@ -101,6 +104,8 @@ def scratch(rows: int, columns: int) -> Array:
     For the function that asks alone: large temporaries made anew cost a page fault every 4 KB.
     """
     size = rows * columns
+    if size > KEPT:
+        return np.empty((rows, columns))
     held: Array | None = getattr(_local, "held", None)
     if held is None or held.size < size:
         held = _local.held = np.empty(size)
@@ -123,13 +128,16 @@ def map_parts(function: Callable[[int, int], T], n: int) -> list[T]:
 
 
 def pipeline(
-    derive: Callable[[int, int], S], reduce: Callable[[int, int, S], T], bounds: Sequence[tuple[int, int]]
+    derive: Callable[[int, int], S],
+    reduce: Callable[[int, int, S], T],
+    bounds: Sequence[tuple[int, int]],
+    n: int,
 ) -> list[T]:
-    """Return [reduce(start, stop, derive(start, stop)), ...] for the blocks, in order.
+    """Return [reduce(start, stop, derive(start, stop)), ...] for the blocks, in order; n rows in all.
 
     `derive` runs in the calling thread, `reduce` in others, at most `AHEAD` blocks behind for each.
     """
-    if bounds[-1][1] <= SMALL:
+    if n <= SMALL:
         return [reduce(start, stop, derive(start, stop)) for start, stop in bounds]
     keep_pages()
     with single_threaded():

@@ -109,3 +109,19 @@ def test_product_of_a_matrix_stored_by_columns(sign: str) -> None:
     w = {"positive": np.abs(w), "negative": -np.abs(w), "both": w}[sign]
     plain = (matrix * w[:, None]).T @ matrix
     np.testing.assert_allclose(columns_product(matrix, w), plain, rtol=1e-11, atol=1e-9)
+
+
+@pytest.mark.parametrize("right", ["x + flag + C(firm)", "x + C(day)", "flag + day", "x + C(flag) + town"])
+def test_truth_values_and_dates_are_named_as_the_library_does(
+    right: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = frame()
+    data["flag"] = data.x > 0
+    data["day"] = pd.Timestamp("2020-02-01") + pd.to_timedelta(np.arange(N) % 30, "D")
+    rows = screen(open_table(data), list(data.columns), "raise")
+    names = formulas.variables(right, rows.table)
+    labels, matrix, _ = formulas._coded_matrix(right, rows, names)
+    monkeypatch.setattr(formulas.factors, "model_matrix", lambda *_: None)
+    theirs, whole, _ = formulas._coded_matrix(right, rows, names)
+    assert labels == theirs
+    np.testing.assert_array_equal(matrix.toarray(), whole.toarray())

@@ -80,6 +80,19 @@ def cov(spec: Any, data: Any = DATA, **options: Any) -> Any:
 Entry = tuple[type[Exception], Callable[[], Any], str, str]
 
 ERRORS: dict[str, Entry] = {
+    # arrays of the wrong shape
+    "offset that is a number": (
+        e.DataError,
+        lambda: ml.models.poisson(DATA["count"].to_numpy(), np.ones((N, 1)), offset=1.0),
+        "offset: expected one value per row, got the number 1",
+        r"np\.full",
+    ),
+    "weight that is a number": (
+        e.DataError,
+        lambda: gauss(frequency_weights=2.0),
+        "frequency_weights",
+        "expected one value per row",
+    ),
     # what the function returns
     "scalar": (
         e.EvaluationError,

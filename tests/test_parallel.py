@@ -42,7 +42,7 @@ def test_pipeline_keeps_the_order_and_derives_in_the_calling_thread(with_cores: 
         return start, derived
 
     bounds = [(a, a + 1000) for a in range(0, 50_000, 1000)]
-    assert pipeline(derive, reduce, bounds) == [(a, 1000) for a, _ in bounds]
+    assert pipeline(derive, reduce, bounds, 50_000) == [(a, 1000) for a, _ in bounds]
     assert here == {threading.get_ident()}
     assert (here == others) == (with_cores == 1)
 
@@ -53,9 +53,9 @@ def test_an_error_in_a_block_reaches_the_caller(with_cores: int) -> None:
 
     bounds = [(a, a + 1000) for a in range(0, 50_000, 1000)]
     with pytest.raises(ZeroDivisionError, match="^0$"):
-        pipeline(lambda a, b: 0, fail, bounds)
+        pipeline(lambda a, b: 0, fail, bounds, 50_000)
     with pytest.raises(ZeroDivisionError):
-        pipeline(lambda a, b: 1 // 0, lambda a, b, d: 0, bounds)
+        pipeline(lambda a, b: 1 // 0, lambda a, b, d: 0, bounds, 50_000)
 
 
 def test_workers_start_no_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +67,7 @@ def test_workers_start_no_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) 
             lambda a, b: 0,
             lambda a, b, d: names.add(threading.get_ident()),
             [(a, a + 1000) for a in range(0, 50_000, 1000)],
+            50_000,
         )
         return names
 

@@ -24,7 +24,7 @@ from mlecov.likelihood.base import Likelihood, Restricted
 from mlecov.likelihood.general import GeneralLikelihood
 from mlecov.likelihood.index import IndexLikelihood
 from mlecov.likelihood.scores import Scores
-from mlecov.parallel import pipeline
+from mlecov.parallel import keep_pages
 
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
@@ -265,16 +265,10 @@ class IndexEvaluator(Evaluator):
         return total, self.gather_gradient(first * w), self.gather_matrix(-second * w), outer
 
     def evaluate(self, thetas: Array, which: Codes) -> Sums:
-        def derive(start: int, stop: int) -> tuple[Array, Array, Array]:
-            return self._derivatives(thetas[start:stop], which[start:stop])
+        def one(part: slice) -> Sums:
+            return self._gather(*self._derivatives(thetas[part], which[part]), which[part])
 
-        def gather(start: int, stop: int, derived: tuple[Array, Array, Array]) -> Sums:
-            return self._gather(*derived, which[start:stop])
-
-        step, count = self._block(), len(which)
-        bounds = [(start, min(start + step, count)) for start in range(0, count, step)]
-        with np.errstate(all="ignore"):  # a trial step may overflow: its values are refused by the search
-            return _joined(pipeline(derive, gather, bounds))
+        return _joined(self._over_blocks(one, len(which)))
 
     def first(self, thetas: Array) -> Sums:
         """Derivatives once for all, where the replications share start, origin and outcomes (or zeros and ones)."""
@@ -318,6 +312,7 @@ class IndexEvaluator(Evaluator):
     def _over_blocks(self, function: Any, count: int) -> list[Any]:
         """Return function(slice) of each block of replications."""
         step = self._block()
+        keep_pages()
         with np.errstate(all="ignore"):  # a trial step may overflow: its values are refused by the search
             return [function(slice(i, min(i + step, count))) for i in range(0, count, step)]
 

@@ -178,7 +178,7 @@ class IndexLikelihood(Likelihood):
             return loglike, gradient, hessian
 
         with np.errstate(all="ignore"):
-            parts = pipeline(derive, reduce, self._bounds())
+            parts = pipeline(derive, reduce, self._bounds(), n)
         loglike, gradient, hessian = parts[0]
         for value, slope, bend in parts[1:]:
             loglike += value

@@ -33,7 +33,7 @@ STRIPE = 256
 """Rows in a stripe of the banded products."""
 
 TRANSFORMED = 1 << 25
-"""Scores transformed together, at most: their transforms take half a gigabyte."""
+"""Scores transformed together, at most: the transforms of such a group take half a gigabyte, two are held."""
 
 
 def triangles(kernel_weights: Array) -> list[tuple[float, int]] | None:

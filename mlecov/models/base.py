@@ -233,6 +233,11 @@ def _from_arrays(
     held: dict[str, Any] = {"y": outcome, "X": matrix}
     own = {"offset": offset, "exposure": exposure, **(columns or {})}
     held |= {key: np.asarray(value, dtype=float) for key, value in own.items() if value is not None}
+    for key, values in held.items():
+        if not values.ndim:
+            raise DataError(
+                f"{key}: expected one value per row, got the number {float(values):g}; give np.full(n, value)."
+            )
     lengths = {key: len(values) for key, values in held.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"arrays differ in length: {listing(f'{k}: {v}' for k, v in lengths.items())}.")

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.errors import BoundaryWarning, SpecificationError, warn
+from mlecov.errors import SpecificationError
 from mlecov.formulas import parse
 from mlecov.functions import bvn_cdf, log_ndtr_derivatives
 from mlecov.kinds import Kind, interval
 from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
-from mlecov.models.base import Model, build, constant_outcome, least_squares_start, outside
+from mlecov.models.base import build, constant_outcome, least_squares_start, outside
+from mlecov.models.bounds import FLAT, BoundedModel, bounded
 from mlecov.models.predicted import Declared, OfRows
 
 Array = npt.NDArray[np.float64]
@@ -70,7 +71,7 @@ def _panels() -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True)
-class BivariateProbit(Model):
+class BivariateProbit(BoundedModel):
     """P(y, y2) = Phi2(q mu, q2 mu2; q q2 rho), q = 2y - 1; predictors (mu, mu2, logit of rho on (-1, 1))."""
 
     name = "bivariate_probit"
@@ -167,23 +168,19 @@ class BivariateProbit(Model):
     def separation(self, eta: Array, columns: Columns) -> npt.NDArray[np.bool_]:
         return np.asarray(np.expm1(self.derivatives(eta, columns, 0)[0]) > -1e-7)
 
-
-@dataclass(frozen=True)
-class BivariateLikelihood(IndexLikelihood):
-    """A bivariate probit, which says so where rho has run to its bound."""
-
-    def check_final(self, evaluation: Evaluation) -> None:
+    def boundary(self, likelihood: IndexLikelihood, evaluation: Evaluation) -> str | None:
+        """Say where rho has run to plus or minus one."""
         end = evaluation.theta.copy()
         end[-1] = np.copysign(PERFECT, end[-1])
         beyond = abs(evaluation.theta[-1]) > PERFECT
-        if beyond or self.evaluate(end).loglike > evaluation.loglike - 1e-6:
-            warn(
-                f"{self.facts.name}: rho is at its bound, {np.sign(end[-1]):+.0f}: the log-likelihood rises all the "
-                "way there, as it does in small samples and where one outcome all but follows from the "
-                "other. There is no interior maximum, and standard errors have no meaning; fix rho "
-                "(fixed={'rho': 0.9}), or model one outcome given the other.",
-                BoundaryWarning,
-            )
+        if not beyond and likelihood.evaluate(end).loglike <= evaluation.loglike - FLAT:
+            return None
+        return (
+            f"rho is at its bound, {np.sign(end[-1]):+.0f}: the log-likelihood rises all the way there, as it does in "
+            "small samples and where one outcome all but follows from the other. There is no interior "
+            "maximum, and standard errors have no meaning; fix rho (fixed={'rho': 0.9}), or model one outcome "
+            "given the other."
+        )
 
 
 def _joint(eta: Array, columns: Columns) -> Array:
@@ -228,4 +225,4 @@ def bivariate_probit(
     made = build(
         BivariateProbit(), formula, data, equations={"mu2": right}, columns={"y2": parsed.left}, **options
     )
-    return BivariateLikelihood(**{f.name: getattr(made, f.name) for f in fields(made)})
+    return bounded(made)

@@ -42,7 +42,7 @@ class BoundedRows(IndexLikelihood):
         assert isinstance(self.model, BoundedModel)
         said = self.model.boundary(self, evaluation)
         if said is not None:
-            warn(f"{self.model.name}: {said}", BoundaryWarning)
+            warn(f"{self.facts.name}: {said}", BoundaryWarning)
 
 
 def bounded(likelihood: IndexLikelihood) -> BoundedRows:

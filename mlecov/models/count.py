@@ -13,7 +13,8 @@ from mlecov.functions import gammaln_ratio_derivatives
 from mlecov.kinds import positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import build, set_constant
-from mlecov.models.counting import CountModel, bounded, log_factorial, poisson_limit, scalar, weights_of
+from mlecov.models.bounds import bounded
+from mlecov.models.counting import CountModel, log_factorial, poisson_limit, scalar, weights_of
 
 Array = npt.NDArray[np.float64]
 
@@ -82,7 +83,7 @@ class NegativeBinomial(CountModel):
         set_constant(likelihood, theta, 1, float(np.log(np.clip(excess, 0.05, 10.0))))
         return theta
 
-    def boundary(self, eta: Array, columns: Columns) -> str | None:
+    def at_bound(self, eta: Array, columns: Columns) -> str | None:
         return poisson_limit(eta)
 
     def size(self, eta: Array) -> tuple[Array, Array]:
@@ -273,7 +274,7 @@ class GeneralizedPoisson(CountModel):
         set_constant(likelihood, theta, 1, float(np.log(np.clip(scale, 0.01, 10.0))))
         return theta
 
-    def boundary(self, eta: Array, columns: Columns) -> str | None:
+    def at_bound(self, eta: Array, columns: Columns) -> str | None:
         return poisson_limit(eta)
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:

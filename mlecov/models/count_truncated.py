@@ -17,8 +17,9 @@ from mlecov.errors import SpecificationError
 from mlecov.kinds import Kind
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives, pair_index
 from mlecov.models.base import build, least_squares_start, outside, set_constant
+from mlecov.models.bounds import bounded
 from mlecov.models.count import NB2, NegativeBinomial, Poisson
-from mlecov.models.counting import CountModel, bounded, check_counts, weights_of
+from mlecov.models.counting import CountModel, check_counts, weights_of
 from mlecov.models.predicted import Declared, OfRows
 
 Array = npt.NDArray[np.float64]
@@ -130,8 +131,8 @@ class Truncated(CountModel):
             y, y > self.truncation, f"above {self.truncation}, where the outcome is truncated"
         )
 
-    def boundary(self, eta: Array, columns: Columns) -> str | None:
-        return self.base.boundary(eta, columns)
+    def at_bound(self, eta: Array, columns: Columns) -> str | None:
+        return self.base.at_bound(eta, columns)
 
     def start(self, likelihood: IndexLikelihood) -> Array:
         return start_above(self.base, likelihood, self.truncation)

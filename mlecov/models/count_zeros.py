@@ -16,9 +16,10 @@ from scipy import special
 from mlecov.kinds import Kind, interval
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives, pair_index
 from mlecov.models.base import build, set_constant
+from mlecov.models.bounds import bounded
 from mlecov.models.count import NB2, Poisson
 from mlecov.models.count_truncated import Truncated, at_count, log_beyond, outer, start_above
-from mlecov.models.counting import AT_BOUND, CountModel, bounded, weights_of
+from mlecov.models.counting import AT_BOUND, CountModel, weights_of
 from mlecov.models.predicted import Declared, OfRows
 
 Array = npt.NDArray[np.float64]
@@ -43,8 +44,8 @@ class WithZeros(CountModel):
     def equations(self) -> Mapping[str, Kind | None]:  # type: ignore[override]
         return {**self.base.equations, self.extra: interval(0, 1)}
 
-    def boundary(self, eta: Array, columns: Columns) -> str | None:
-        return self.base.boundary(eta[:-1], columns)
+    def at_bound(self, eta: Array, columns: Columns) -> str | None:
+        return self.base.at_bound(eta[:-1], columns)
 
     @property
     def quantities(self) -> Mapping[str, Declared]:
@@ -77,7 +78,7 @@ class ZeroInflated(WithZeros):
     def name(self) -> str:  # type: ignore[override]
         return f"zero_inflated_{self.base.name}"
 
-    def boundary(self, eta: Array, columns: Columns) -> str | None:
+    def at_bound(self, eta: Array, columns: Columns) -> str | None:
         largest = float(special.expit(eta[-1].max()))
         if largest < AT_BOUND:
             return (
@@ -85,7 +86,7 @@ class ZeroInflated(WithZeros):
                 f"{largest:.1g}). The "
                 "maximum is that of the model without inflation; fit that instead."
             )
-        return super().boundary(eta, columns)
+        return super().at_bound(eta, columns)
 
     def check(self, y: Array, columns: Columns) -> str | None:
         if len(y) and y.min() > 0:

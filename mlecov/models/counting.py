@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.errors import BoundaryWarning, CovarianceError, warn
+from mlecov.errors import CovarianceError
 from mlecov.likelihood.base import Evaluation
 from mlecov.likelihood.index import Columns, IndexLikelihood
-from mlecov.models.base import Model, begins_with_constant, least_squares_start, outside
+from mlecov.models.base import begins_with_constant, least_squares_start, outside
+from mlecov.models.bounds import BoundedModel
 from mlecov.models.predicted import Declared, OfPoints, OfRows
 
 Array = npt.NDArray[np.float64]
@@ -62,23 +62,7 @@ def weights_of(likelihood: IndexLikelihood) -> Array:
     return np.ones(likelihood.n_terms) if likelihood.weights is None else likelihood.weights.values
 
 
-@dataclass(frozen=True)
-class BoundedLikelihood(IndexLikelihood):
-    """A count likelihood with a parameter that may run to its bound, and says so when it has."""
-
-    def check_final(self, evaluation: Evaluation) -> None:
-        assert isinstance(self.model, CountModel)
-        found = self.model.boundary(self.predictors(evaluation.theta, 0, self.n_terms), self.columns)
-        if found is not None:
-            warn(f"{self.facts.name}: {found}", BoundaryWarning)
-
-
-def bounded(likelihood: IndexLikelihood) -> BoundedLikelihood:
-    """Return the likelihood with a warning where a parameter ends at its bound."""
-    return BoundedLikelihood(**{f.name: getattr(likelihood, f.name) for f in fields(likelihood)})
-
-
-class CountModel(Model):
+class CountModel(BoundedModel):
     """A distribution on the counts from `lowest` on; its first predictor is the log of a mean."""
 
     lowest: int = 0
@@ -136,7 +120,12 @@ class CountModel(Model):
                 value, _, second = self.derivatives(eta, there, order)
             yield j, np.exp(value), second
 
-    def boundary(self, eta: Array, columns: Columns) -> str | None:
+    def boundary(self, likelihood: IndexLikelihood, evaluation: Evaluation) -> str | None:
+        return self.at_bound(
+            likelihood.predictors(evaluation.theta, 0, likelihood.n_terms), likelihood.columns
+        )
+
+    def at_bound(self, eta: Array, columns: Columns) -> str | None:
         """Return what is at its bound at predictors eta (E, n), and what that means, or None."""
         return None
 

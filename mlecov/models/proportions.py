@@ -15,7 +15,8 @@ from mlecov.functions import gammaln_ratio_derivatives
 from mlecov.kinds import positive
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import build, least_squares_start, outside, set_constant
-from mlecov.models.counting import AT_BOUND, CountModel, bounded, weights_of
+from mlecov.models.bounds import bounded
+from mlecov.models.counting import AT_BOUND, CountModel, weights_of
 from mlecov.models.predicted import Declared, OfRows
 
 Array = npt.NDArray[np.float64]
@@ -51,7 +52,7 @@ class BetaBinomial(CountModel):
         set_constant(likelihood, theta, 1, float(np.log(1 / rho - 1)))
         return theta
 
-    def boundary(self, eta: Array, columns: Columns) -> str | None:
+    def at_bound(self, eta: Array, columns: Columns) -> str | None:
         rho = float(special.expit(-eta[1].min()))
         if rho > AT_BOUND:
             return None
