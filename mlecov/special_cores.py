@@ -100,19 +100,41 @@ def blocked(core: Callable[..., Sequence[Any]], order: int, *arguments: Any) -> 
     return tuple(row.reshape(arrays[0].shape)[()] for row in out)
 
 
+def chooser(xp: Any, mask: Any) -> Callable[[Any, Any], Any]:
+    """Return choose(a, b): a where the mask holds, b elsewhere, for float64 arrays of the mask's shape.
+
+    In numpy by bits: `np.where` branches on every number, which costs 3 ns each where signs are random.
+    """
+    if xp is not np:
+        return lambda a, b: xp.where(mask, a, b)
+    bits = -mask.astype(np.int64)
+
+    def choose(a: Array, b: Array) -> Array:
+        other = b.view(np.int64)
+        mixed = np.bitwise_xor(a.view(np.int64), other)
+        mixed &= bits
+        mixed ^= other
+        return mixed.view(np.float64)
+
+    return choose
+
+
 # Cores: `xp` is numpy or jax.numpy, `rational` evaluates the tables at w.
 
 
 def exp_half_square(xp: Any, t: Any) -> Any:
     """exp(-t^2 / 2) to rounding: t = r + rest with r^2 exact, for t^2 alone loses t^2 / 2 roundings."""
     t = xp.minimum(t, 40.0)
-    r = xp.rint(t * 1048576.0) * (1.0 / 1048576.0)
+    if xp is np:  # the leading half of the digits
+        r = np.bitwise_and(t.view(np.int64), -(1 << 27)).view(np.float64)
+    else:
+        r = xp.rint(t * 1048576.0) * (1.0 / 1048576.0)
     return xp.exp(-0.5 * r * r) * xp.exp(0.5 * (r - t) * (r + t))
 
 
 def normal(xp: Any, rational: Any, x: Any, order: int) -> tuple[Any, ...]:
     """log Phi and its derivatives m, -m D, m (D^2 + m D - 1), with D = x + m = d(-x) left of zero."""
-    negative = x < 0.0
+    left = chooser(xp, x < 0.0)
     size = xp.abs(x)
     t = xp.minimum(size, float(np.finfo(x.dtype).max) ** 0.25)  # beyond, products of limits would be 0 * inf
     w = 3.0 / (t + 3.0)
@@ -122,12 +144,12 @@ def normal(xp: Any, rational: Any, x: Any, order: int) -> tuple[Any, ...]:
     hazard = t + excess
     density = INV_SQRT_2PI * exp_half_square(xp, t)
     upper = density / hazard  # Phi(-t)
-    value = xp.where(negative, -0.5 * size * size - LOG_SQRT_2PI - xp.log(hazard), xp.log1p(-upper))
+    value = left(-0.5 * size * size - LOG_SQRT_2PI - xp.log(hazard), xp.log1p(-upper))
     if order == 0:
         return (value,)
-    mills = xp.where(negative, hazard, density / (1.0 - upper))
-    first = xp.where(negative, size + excess, mills)
-    gap = xp.where(negative, excess, t + mills)
+    mills = left(hazard, density / (1.0 - upper))
+    first = left(size + excess, mills)
+    gap = left(excess, t + mills)
     second = -mills * gap
     if order < 3:
         return (value, first, second)[: order + 1]
@@ -162,7 +184,7 @@ def gamma(xp: Any, rational: Any, z: Any, first: int, last: int) -> list[Any]:
             log_z = xp.log(xp.minimum(z, float(np.finfo(z.dtype).max) ** 0.9))
             far = s * (log_s - 1.0) + LOG_SQRT_2PI + remainder - log_z
             central = (z - 1.0) * (z - 2.0) * rest[-1]
-            out.append(xp.where((z > 0.5) & (z < 3.0), central, far))
+            out.append(chooser(xp, (z > 0.5) & (z < 3.0))(central, far))
         elif j == 1:
             out.append(log_s - 1.0 / z + remainder)
         elif j == 2:
@@ -251,7 +273,7 @@ def normal_cdf(xp: Any, rational: Any, x: Any) -> Any:
     t = xp.minimum(xp.abs(x), 40.0)
     w = 3.0 / (t + 3.0)
     upper = INV_SQRT_2PI * exp_half_square(xp, t) / (t + w * rational(w, EXCESS)[0])
-    return xp.where(x < 0.0, upper, 1.0 - upper)
+    return chooser(xp, x < 0.0)(upper, 1.0 - upper)
 
 
 def log1mexp(xp: Any, x: Any) -> Any:

@@ -12,7 +12,7 @@ replication after another.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +28,9 @@ from mlecov.parallel import keep_pages
 
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
-Sums = tuple[Array, Array, Array, Array | None]
+
+Weighed = Callable[[int, Array | None], Array]
+"""sums(p, B): weighed sums of derivative p over rows B (n, q), None for a column of ones; (a, q)."""
 
 ROWS = 32768
 """Rows evaluated together: replications are taken in blocks of about this many rows."""
@@ -36,12 +38,55 @@ LIMIT = 8_000_000
 """Largest number of entries of K that is formed; beyond it replications are evaluated one by one."""
 
 
+@dataclass(frozen=True)
+class Sums:
+    """Sums over terms of a replications, each at a theta of its own.
+
+    `third` (a, n) are the terms' third derivatives in their predictor, unweighted, where known: they
+    correct Newton's steps and enter no result.
+    """
+
+    value: Array
+    gradient: Array
+    information: Array
+    outer: Array | None = None
+    third: Array | None = None
+
+    @property
+    def finite(self) -> npt.NDArray[np.bool_]:
+        """Which replications have a finite gradient and information (a,)."""
+        return np.asarray(np.isfinite(self.gradient).all(1) & np.isfinite(self.information).all((1, 2)))
+
+    def put(self, where: Codes, other: Sums, taken: npt.NDArray[np.bool_]) -> None:
+        """Replace replications `where` by those of `other` that are `taken`."""
+        for name in SUMS:
+            mine, new = getattr(self, name), getattr(other, name)
+            if mine is not None and new is not None:
+                mine[where] = new if taken.all() else new[taken]
+
+    @staticmethod
+    def join(parts: Sequence[Sums]) -> Sums:
+        """Return the sums of blocks of replications, one after another."""
+        kept = [name for name in SUMS if getattr(parts[0], name) is not None]
+        return Sums(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in kept})
+
+
+SUMS = ("value", "gradient", "information", "outer", "third")
+
+
 class Evaluator(ABC):
     """Evaluates a likelihood at many thetas at once, each under its own weights or outcomes."""
 
     @abstractmethod
     def evaluate(self, thetas: Array, which: Codes) -> Sums:
-        """Return loglike (a,), gradients (a, k), information and, where kept, outer products (a, k, k)."""
+        """Return the sums at thetas (a, k) of the replications `which` (a,)."""
+
+    def bend(self, third: Array, steps: Array, which: Codes) -> Array:
+        """Return half the third derivative of the log-likelihoods, twice along the steps (a, k): (a, k).
+
+        What Newton's step leaves of the gradient, to second order.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def expected(self, thetas: Array, which: Codes) -> Array:
@@ -106,7 +151,7 @@ class LoopEvaluator(Evaluator):
             information.append(found.information)
             if found.scores is not None and self.problem.outer:
                 outer.append(self._outer(found.scores, w))
-        return (
+        return Sums(
             np.array(values),
             self.problem.gradients(np.array(gradients)),
             self.problem.curvatures(np.array(information)),
@@ -213,25 +258,21 @@ class IndexEvaluator(Evaluator):
         mine = (own.values if own_power == 1 else own.values**own_power)[None]
         return mine if found is None else found * mine
 
-    def gather_gradient(self, weighed: Array) -> Array:
-        """Return gradients (a, K) of first derivatives times weights (E, a, n)."""
-        total = np.zeros((weighed.shape[1], self.likelihood.space.k))
+    def gather_gradient(self, sums: Weighed, a: int) -> Array:
+        """Return gradients (a, K): sums(e, X_e) are the weighed sums of first derivatives over X_e."""
+        total = np.zeros((a, self.likelihood.space.k))
         for e, equation in enumerate(self.likelihood.equations):
-            design = self._design(e)
-            if design is None:
-                total[:, equation.start] += weighed[e].sum(axis=1)
-            else:
-                total[:, equation.start : equation.stop] += np.dot(weighed[e], design)
+            total[:, equation.start : equation.stop] += sums(e, self._design(e))
         return self.problem.gradients(total)
 
-    def gather_matrix(self, weighed: Array) -> Array:
-        """Return (a, K, K) sums of weighed (pairs, a, n) over x_e x_f', as matrices in phi."""
+    def gather_matrix(self, sums: Weighed, a: int) -> Array:
+        """Return (a, K, K) as matrices in phi: sums(p, K_p) are the weighed sums of pair p over x_e x_f'."""
         k = self.likelihood.space.k
-        total = np.zeros((weighed.shape[1], k, k))
+        total = np.zeros((a, k, k))
         for p, (e, f) in enumerate(self.likelihood.pairs):
             left, right = self.likelihood.equations[e], self.likelihood.equations[f]
             products = self.products(e, f)
-            flat = weighed[p].sum(axis=1, keepdims=True) if products is None else np.dot(weighed[p], products)
+            flat = sums(p, products)
             same = e == f and products is not None
             rows, columns = _entries(left.stop - left.start, right.stop - right.start, same)
             rows, columns = rows + left.start, columns + right.start
@@ -243,32 +284,64 @@ class IndexEvaluator(Evaluator):
                 total[:, columns[off], rows[off]] += flat[:, off]
         return self.problem.curvatures(total)
 
-    def _derivatives(self, thetas: Array, which: Codes) -> tuple[Array, Array, Array]:
+    def _derivatives(self, thetas: Array, which: Codes) -> list[Array]:
+        """Return the terms' derivatives (., a, n): value, first, second and, in one predictor, the third."""
         a, n = len(which), self.likelihood.n_terms
+        model, columns = self.likelihood.model, self._columns(which)
         eta = self.predictors(thetas, which).reshape(-1, a * n)
-        value, first, second = self.likelihood.model.derivatives(eta, self._columns(which), 2)
+        value, first, second = model.derivatives(eta, columns, 2)
         assert first is not None and second is not None
-        return value.reshape(a, n), first.reshape(-1, a, n), second.reshape(-1, a, n)
+        found = [value, first, second]
+        if len(eta) == 1 and self.problem.count * n <= LIMIT:
+            third = model.third(eta, columns, first, second)
+            found += [] if third is None else [third]
+        return [derivative.reshape(-1, a, n) for derivative in found]
 
-    def _gather(self, value: Array, first: Array, second: Array, which: Codes | slice) -> Sums:
+    def _gather(self, derivatives: Sequence[Array], which: Codes | slice) -> Sums:
         """Return the sums of derivatives of replications (., a, n), or of one for all (., 1, n)."""
-        w = self._weights(which)
+        value, first, second = derivatives[:3]
+        w, a = self._weights(which), value.shape[1]
+        if isinstance(which, slice):
+            a = which.stop - which.start
+        third = None if len(derivatives) == 3 else np.broadcast_to(derivatives[3][0], (a, value.shape[2]))
         outer = None
         if self.problem.outer:
-            own = self.likelihood.weights
-            squared = self._weights(which, self.problem.power, 1 if own is None else own.meat_power)
-            rows = np.array([first[e] * first[f] for e, f in self.likelihood.pairs])
-            outer = self.gather_matrix(rows if squared is None else rows * squared)
-        if w is None:
-            return value.sum(axis=1), self.gather_gradient(first), self.gather_matrix(-second), outer
-        total = (value * w).sum(axis=1)
-        return total, self.gather_gradient(first * w), self.gather_matrix(-second * w), outer
+            outer = self.gather_matrix(_plain(self._outer_rows(first), self._outer_weights(which)), a)
+        return Sums(
+            _plain(value, w)(0, None)[:, 0],
+            self.gather_gradient(_plain(first, w), a),
+            -self.gather_matrix(_plain(second, w), a),
+            outer,
+            third,
+        )
+
+    def _outer_rows(self, first: Array) -> Array:
+        """Return the products of first derivatives (pairs, a, n)."""
+        return np.array([first[e] * first[f] for e, f in self.likelihood.pairs])
+
+    def _outer_weights(self, which: Codes | slice) -> Array | None:
+        """Return the weights of the outer products."""
+        own = self.likelihood.weights
+        return self._weights(which, self.problem.power, 1 if own is None else own.meat_power)
 
     def evaluate(self, thetas: Array, which: Codes) -> Sums:
         def one(part: slice) -> Sums:
-            return self._gather(*self._derivatives(thetas[part], which[part]), which[part])
+            return self._gather(self._derivatives(thetas[part], which[part]), which[part])
 
-        return _joined(self._over_blocks(one, len(which)))
+        return Sums.join(self._over_blocks(one, len(which)))
+
+    def bend(self, third: Array, steps: Array, which: Codes) -> Array:
+        (equation,) = self.likelihood.equations
+        design = self._design(0)
+        along = steps if self.problem.matrix is None else steps @ self.problem.matrix.T
+        along = along[:, equation.start : equation.stop]
+
+        def one(part: slice) -> Array:
+            moved = along[part] if design is None else np.dot(along[part], design.T)
+            moved = np.multiply(moved, moved) * third[part]
+            return self.gather_gradient(_plain(moved[None], self._weights(which[part])), len(moved))
+
+        return 0.5 * np.concatenate(self._over_blocks(one, len(which)))
 
     def first(self, thetas: Array) -> Sums:
         """Derivatives once for all, where the replications share start, origin and outcomes (or zeros and ones)."""
@@ -277,7 +350,7 @@ class IndexEvaluator(Evaluator):
         if alike and self.problem.weights is not None and not outcomes:
             with np.errstate(all="ignore"):
                 found = self._derivatives(thetas[:1], np.zeros(1, dtype=np.intp))
-            return _joined(self._over_blocks(lambda part: self._gather(*found, part), len(thetas)))
+            return Sums.join(self._over_blocks(lambda part: self._gather(found, part), len(thetas)))
         if alike and len(outcomes) == 1 and len(thetas) > 2:
             ((name, values),) = outcomes.items()
             ones = values == 1
@@ -286,26 +359,37 @@ class IndexEvaluator(Evaluator):
         return super().first(thetas)
 
     def _first_of_two(self, thetas: Array, name: str, ones: npt.NDArray[np.bool_]) -> Sums:
-        """Return the evaluation at one theta of outcomes that are one where `ones` (R, n), else zero."""
+        """Return the evaluation at one theta of outcomes that are one where `ones` (R, n), else zero.
+
+        Sums over terms are linear in the outcomes y: sum_i w_i (d_i(0) + y_i (d_i(1) - d_i(0))), with
+        every product of d(0) and d(1) with the design taken once.
+        """
         both = {name: np.stack([np.zeros(ones.shape[1]), np.ones(ones.shape[1])])}
         pair = replace(self, problem=replace(self.problem, count=2, outcomes=both))
-
-        def one(part: slice) -> Sums:
-            value, slope, bend = (np.where(ones[part], at[..., 1:, :], at[..., :1, :]) for at in found)
-            return self._gather(value, slope, bend, part)
-
         with np.errstate(all="ignore"):
-            found = pair._derivatives(thetas[:2], np.arange(2))
-        return _joined(self._over_blocks(one, len(thetas)))
+            value, first, second, *third = pair._derivatives(thetas[:2], np.arange(2))
+        y, a = np.asarray(self.problem.outcomes[name], dtype=float), len(ones)
+        everyone = slice(0, a)
+        w = self._weights(everyone)
+        outer = None
+        if self.problem.outer:
+            mixed = _mixed(self._outer_rows(first), y, self._outer_weights(everyone))
+            outer = self.gather_matrix(mixed, a)
+        return Sums(
+            _mixed(value, y, w)(0, None)[:, 0],
+            self.gather_gradient(_mixed(first, y, w), a),
+            -self.gather_matrix(_mixed(second, y, w), a),
+            outer,
+            _of_outcomes(y, *third[0][0]) if third and y.size <= LIMIT else None,
+        )
 
     def expected(self, thetas: Array, which: Codes) -> Array:
         def one(part: slice) -> Array:
             eta = self.predictors(thetas[part], which[part])
             flat = eta.reshape(len(eta), -1)
             rows = -self.likelihood.model.expected(flat, self._columns(which[part]))
-            w = self._weights(which[part])
             rows = rows.reshape(-1, *eta.shape[1:])
-            return self.gather_matrix(rows if w is None else rows * w)
+            return self.gather_matrix(_plain(rows, self._weights(which[part])), eta.shape[1])
 
         return np.concatenate(self._over_blocks(one, len(which)))
 
@@ -317,10 +401,35 @@ class IndexEvaluator(Evaluator):
             return [function(slice(i, min(i + step, count))) for i in range(0, count, step)]
 
 
-def _joined(parts: Sequence[Sums]) -> Sums:
-    values, gradients, information, outer = zip(*parts, strict=True)
-    kept = None if outer[0] is None else np.concatenate(outer)
-    return np.concatenate(values), np.concatenate(gradients), np.concatenate(information), kept
+def _plain(derivatives: Array, w: Array | None) -> Weighed:
+    """Return sums(p, B): those of derivatives (., a, n), weighed by w (a, n) or (1, n), over rows B (n, q)."""
+
+    def sums(p: int, basis: Array | None) -> Array:
+        rows = derivatives[p] if w is None else derivatives[p] * w
+        return rows.sum(axis=1, keepdims=True) if basis is None else np.asarray(np.dot(rows, basis))
+
+    return sums
+
+
+def _mixed(derivatives: Array, y: Array, w: Array | None) -> Weighed:
+    """Return `_plain`'s sums for outcomes y (a, n) of zeros and ones; derivatives (., 2, n) are those at 0 and 1."""
+
+    def sums(p: int, basis: Array | None) -> Array:
+        zero, one = (row[:, None] * (1.0 if basis is None else basis) for row in derivatives[p])
+        if w is None:
+            return np.asarray(zero.sum(axis=0) + np.dot(y, one - zero))
+        if len(w) == 1:
+            return np.asarray(np.dot(w, zero) + np.dot(y, w.T * (one - zero)))
+        return np.asarray(np.dot(w, zero) + np.dot(w * y, one - zero))
+
+    return sums
+
+
+def _of_outcomes(y: Array, zero: Array, one: Array) -> Array:
+    """Return zero (n,) where outcomes y (a, n) are 0, one (n,) where they are 1."""
+    found: Array = y * (one - zero)
+    found += zero
+    return found
 
 
 def _entries(p: int, q: int, same: bool) -> tuple[Codes, Codes]:

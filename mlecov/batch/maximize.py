@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mlecov.batch.evaluators import Evaluator, Problem, evaluator_of, with_columns
+from mlecov.batch.evaluators import Evaluator, Problem, Sums, evaluator_of, with_columns
 from mlecov.errors import EvaluationError, SpecificationError
 from mlecov.lazy import lazy
 from mlecov.likelihood.base import Likelihood, Restricted, no_expected_information
@@ -162,14 +162,14 @@ def maximize_batch(
     good = np.flatnonzero(state.status == CONVERGED)
     sums: dict[str, Array] = {}
     for kind in keep:
-        sums[kind] = np.full_like(state.information, np.nan)
+        sums[kind] = np.full_like(state.sums.information, np.nan)
         if kind == "expected" and len(good):
             sums[kind][good] = evaluator.expected(state.thetas[good], good)
         elif kind != "expected":
-            found = state.information if kind == "observed" else state.outer
+            found = state.sums.information if kind == "observed" else state.sums.outer
             assert found is not None
             sums[kind][good] = found[good]
-    return Batch(state.thetas, state.value, state.status, state.iterations, sums)
+    return Batch(state.thetas, state.sums.value, state.status, state.iterations, sums)
 
 
 def maximize_many(
@@ -327,10 +327,7 @@ class _State:
     """Where the replications are; rows of those that ended no longer change."""
 
     thetas: Array
-    value: Array
-    gradient: Array
-    information: Array
-    outer: Array | None
+    sums: Sums
     status: Codes
     iterations: Codes
 
@@ -340,11 +337,9 @@ def _newton(
 ) -> _State:
     """Step all replications together until g' I^-1 g <= tolerance in each, then once more."""
     count = len(starts)
-    value, gradient, information, outer = evaluator.first(starts)
-    finite = np.isfinite(value) & np.isfinite(gradient).all(1) & np.isfinite(information).all((1, 2))
-    status = np.where(finite, RUNNING, INFINITE).astype(np.intp)
-    begun = np.zeros(count, dtype=np.intp)
-    state = _State(starts, value, gradient, information, outer, status, begun)
+    sums = evaluator.first(starts)
+    status = np.where(np.isfinite(sums.value) & sums.finite, RUNNING, INFINITE).astype(np.intp)
+    state = _State(starts, sums, status, np.zeros(count, dtype=np.intp))
     previous = np.full(count, np.inf)
     slow = np.zeros(count, dtype=np.intp)
     shown = _Progress(count, progress)
@@ -353,7 +348,7 @@ def _newton(
         shown.update(count - len(live))
         if not len(live):
             break
-        step, decrement, definite = directions(state.information[live], state.gradient[live])
+        step, decrement, definite = directions(sums.information[live], sums.gradient[live])
         ended = (decrement <= tolerance) | ((decrement <= 1e-12) & (decrement > 0.5 * previous[live]))
         # Newton squares the distance; falling by a fixed factor means the maximum is at infinity.
         before = previous[live]
@@ -368,28 +363,51 @@ def _newton(
             break
         previous[live] = decrement
         state.iterations[live[~ended]] += 1
-        _search(evaluator, state, live[~ended], step[~ended], decrement[~ended])
+        going = live[~ended]
+        step, decrement = step[~ended], decrement[~ended]
+        if len(going) and sums.third is not None:
+            step = _corrected(evaluator, sums, going, step, decrement, definite[~ended])
+        _search(evaluator, state, going, step, decrement)
     shown.close()
     return state
+
+
+def _corrected(
+    evaluator: Evaluator,
+    sums: Sums,
+    live: Codes,
+    step: Array,
+    decrement: Array,
+    definite: npt.NDArray[np.bool_],
+) -> Array:
+    """Return the steps with the third derivatives along them (Chebyshev's), where those are small beside Newton's.
+
+    The distance to the maximum falls to its third power instead of its square: an evaluation less.
+    Reference: Traub (1964), Iterative Methods for the Solution of Equations, section 5.
+    """
+    assert sums.third is not None
+    left = evaluator.bend(sums.third[live], step, live)
+    more = np.linalg.solve(
+        np.where(definite[:, None, None], sums.information[live], np.eye(step.shape[1])), left[:, :, None]
+    )[:, :, 0]
+    small = definite & (np.einsum("ak,ak->a", more, left) < 0.1 * decrement)
+    return np.where(small[:, None], step + more, step)
 
 
 def _search(evaluator: Evaluator, state: _State, live: Codes, step: Array, decrement: Array) -> None:
     """Move the live replications along their steps, each halved until its log-likelihood rises."""
     length = 1.0
-    noise = 8 * np.finfo(float).eps * (np.abs(state.value[live]) + 1.0)
+    noise = 8 * np.finfo(float).eps * (np.abs(state.sums.value[live]) + 1.0)
     for _ in range(40):
         if not len(live):
             return
         trial = state.thetas[live] + length * step
-        value, gradient, information, outer = evaluator.evaluate(trial, live)
-        gain = value - state.value[live]
+        found = evaluator.evaluate(trial, live)
+        gain = found.value - state.sums.value[live]
         wanted = np.where(length * decrement > 8 * noise, 1e-4 * length * decrement, -noise)
-        taken = np.isfinite(gradient).all(1) & np.isfinite(information).all((1, 2)) & (gain >= wanted)
-        moved = live[taken]
-        state.thetas[moved], state.value[moved] = trial[taken], value[taken]
-        state.gradient[moved], state.information[moved] = gradient[taken], information[taken]
-        if state.outer is not None and outer is not None:
-            state.outer[moved] = outer[taken]
+        taken = found.finite & (gain >= wanted)
+        state.thetas[live[taken]] = trial[taken]
+        state.sums.put(live[taken], found, taken)
         live, step, decrement, noise = live[~taken], step[~taken], decrement[~taken], noise[~taken]
         length *= 0.5
     state.status[live] = STUCK

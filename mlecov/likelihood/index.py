@@ -49,6 +49,14 @@ class RowModel(ABC):
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         """Return l (b,), dl/d eta (E, b) if order >= 1, d2l/d eta2 (E(E+1)/2, b) if order >= 2."""
 
+    def third(self, eta: Array, columns: Columns, first: Array, second: Array) -> Array | None:
+        """Return d3l/d eta3 (b,) of a model in one predictor, None where it is not at hand.
+
+        It shortens the way to a maximum and enters no result: a few digits are enough, so that it may
+        be made of what `derivatives` returned.
+        """
+        return None
+
     @property
     def has_expected(self) -> bool:
         """Whether `expected` is defined."""

@@ -18,6 +18,7 @@ from mlecov.kinds import Kind
 from mlecov.likelihood.index import Columns, IndexLikelihood, RowDerivatives
 from mlecov.models.base import Model, build, constant_outcome, least_squares_start, outside
 from mlecov.models.predicted import Declared, OfRows
+from mlecov.special_cores import chooser
 
 Array = npt.NDArray[np.float64]
 
@@ -98,6 +99,11 @@ class Probit(Binary):
             return found[0], None, None
         return found[0], (sign * found[1])[None], found[2][None] if order > 1 else None
 
+    def third(self, eta: Array, columns: Columns, first: Array, second: Array) -> Array:
+        # m (D^2 + m D - 1) with l' = +-m and l'' = -m D
+        slope, bend = first[0], second[0]
+        return np.asarray(bend * bend / slope - slope * (bend + 1.0))
+
     has_expected = True  # type: ignore[assignment]
 
     def expected(self, eta: Array, columns: Columns) -> Array:
@@ -150,9 +156,12 @@ class Logit(Binary):
         if not order:
             return value, None, None
         share = 1.0 / (1.0 + small)
-        probability = np.where(mu >= 0, share, small * share)
+        probability = chooser(np, mu < 0)(small * share, share)
         first = (y - probability)[None]
         return value, first, -(small * share * share)[None] if order > 1 else None
+
+    def third(self, eta: Array, columns: Columns, first: Array, second: Array) -> Array:
+        return np.asarray(second[0] * (2.0 * (first[0] - columns["y"]) + 1.0))
 
     has_expected = True  # type: ignore[assignment]
 
@@ -204,6 +213,11 @@ class Cloglog(Binary):
         series = -small * (0.5 + small / 12 - small**3 / 720)
         curve = ratio * np.where(near, series, 1 - rate - ratio)
         return value, first, np.where(hit, np.where(ratio > 0, curve, 0.0), -rate)[None]
+
+    def third(self, eta: Array, columns: Columns, first: Array, second: Array) -> Array:
+        rate, ratio = np.exp(eta[0]), first[0]
+        curve = second[0] * (1.0 - rate - ratio) - ratio * (rate + second[0])
+        return np.where(columns["y"] == 1, curve, -rate)
 
     def start(self, likelihood: IndexLikelihood) -> Array:
         y = likelihood.columns["y"]

@@ -37,6 +37,9 @@ class Poisson(CountModel):
             return value, None, None
         return value, (y - mean)[None], -mean[None] if order > 1 else None
 
+    def third(self, eta: Array, columns: Columns, first: Array, second: Array) -> Array:
+        return np.asarray(second[0])
+
     def expected(self, eta: Array, columns: Columns) -> Array:
         return -np.exp(eta)
 

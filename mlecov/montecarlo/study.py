@@ -38,7 +38,7 @@ Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Simulate = Callable[[np.random.Generator], Any]
 
-ROWS = 400_000
+ROWS = 1 << 19
 """Rows simulated together: a batch has about ROWS / n replications, and 2,000 at most."""
 
 SUMS: dict[str, tuple[Kind, ...]] = {
@@ -98,8 +98,13 @@ class Outcomes(Sequence[Likelihood]):
         """Return replications first ... last - 1 of a study."""
         assert study.start is not None
         draw = likelihood.outcomes(study.start)
-        found = [draw(np.random.default_rng([study.seed, r])) for r in range(first, last)]
-        return cls(likelihood, {name: np.stack([columns[name] for columns in found]) for name in found[0]})
+        columns: dict[str, Array] = {}
+        for i, r in enumerate(range(first, last)):
+            for name, values in draw(np.random.default_rng([study.seed, r])).items():
+                if not i:
+                    columns[name] = np.empty((last - first, *values.shape))
+                columns[name][i] = values
+        return cls(likelihood, columns)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
