@@ -117,10 +117,10 @@ def map_parts(function: Callable[[int, int], T], n: int) -> list[T]:
 
     Parts run in threads, each with a single-threaded BLAS.
     """
+    keep_pages()
     if n <= SMALL:
         return [function(0, n)]
     bounds = [(start, min(start + PART, n)) for start in range(0, n, PART)]
-    keep_pages()
     with single_threaded():
         if len(bounds) < 2 or _alone():
             return [function(start, stop) for start, stop in bounds]
@@ -137,9 +137,9 @@ def pipeline(
 
     `derive` runs in the calling thread, `reduce` in others, at most `AHEAD` blocks behind for each.
     """
+    keep_pages()
     if n <= SMALL:
         return [reduce(start, stop, derive(start, stop)) for start, stop in bounds]
-    keep_pages()
     with single_threaded():
         if len(bounds) < 3 or _alone():
             return [reduce(start, stop, derive(start, stop)) for start, stop in bounds]

@@ -219,3 +219,35 @@ def test_one_start_for_all_outcomes(outcomes: str) -> None:
         ):
             assert ours is not None
             np.testing.assert_allclose(ours[r], theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["logit", "probit", "poisson, offset", "weighted"])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_bent_steps_take_fewer_iterations_to_the_same_maxima(
+    name: str, fixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    likelihood = MODELS[name](columns())
+    label = likelihood.space.labels[-1]
+    held = {label: np.linspace(-0.2, 0.4, R)} if fixed else None
+    options: dict[str, Any] = {"weights": counts(), "fixed": held, "keep": ("observed", "outer")}
+    bent = batch.maximize_batch(likelihood, **options)
+    monkeypatch.setattr(type(likelihood.model), "third", lambda *_: None)
+    plain = batch.maximize_batch(likelihood, **options)
+    assert bent.converged.all() and plain.converged.all()
+    assert bent.iterations.sum() < plain.iterations.sum()
+    npt.assert_allclose(bent.thetas, plain.thetas, rtol=1e-9, atol=1e-11)
+    for kind, found in plain.sums.items():
+        npt.assert_allclose(bent.sums[kind], found, rtol=1e-7, err_msg=kind)
+
+
+def test_a_replication_whose_third_derivative_is_not_finite_takes_newtons_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    likelihood = MODELS["probit"](columns())
+    plain = batch.maximize_batch(likelihood, counts())
+    monkeypatch.setattr(
+        type(likelihood.model), "third", lambda self, eta, c, first, second: np.full(eta.shape[1], np.nan)
+    )
+    lamed = batch.maximize_batch(likelihood, counts())
+    assert lamed.converged.all()
+    npt.assert_allclose(lamed.thetas, plain.thetas, rtol=1e-9)

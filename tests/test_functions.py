@@ -14,6 +14,7 @@ import pytest
 from scipy import special
 
 from mlecov import autodiff, functions
+from mlecov import special_cores as cores
 from mlecov.accurate import accurate, accurate_jaxpr
 from mlecov.errors import SpecificationError
 
@@ -377,3 +378,12 @@ def test_numpy_arguments_do_not_load_jax_or_scipy_stats() -> None:
         "sys.exit(any(m in sys.modules for m in ('jax', 'scipy.stats')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_choices_by_bits_are_those_of_where() -> None:
+    special = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 5e-324, -1.5])
+    a, b = np.repeat(special, len(special)), np.tile(special, len(special))
+    mask = np.random.default_rng(0).random(len(a)) < 0.5
+    found = cores.chooser(np, mask)(a, b)
+    assert found.tobytes() == np.where(mask, a, b).tobytes()
+    assert a.tobytes() == np.repeat(special, len(special)).tobytes()

@@ -10,6 +10,7 @@ import pytest
 
 import mlecov as ml
 from mlecov import parallel
+from mlecov.optimize.newton import bent
 from mlecov.parallel import map_parts, pipeline, scratch
 
 N, K = 70_001, 4
@@ -146,3 +147,64 @@ def test_the_start_from_a_fraction_leads_to_the_same_fit(monkeypatch: pytest.Mon
     np.testing.assert_allclose(fraction.theta, whole.theta, rtol=1e-10, atol=1e-12)
     for name in ("oim", "opg", "robust"):
         np.testing.assert_allclose(fraction.cov(name).matrix, whole.cov(name).matrix, rtol=1e-10, atol=1e-16)
+
+
+ONE_PREDICTOR: dict[str, Callable[..., Any]] = {
+    "probit": ml.models.probit,
+    "logit": ml.models.logit,
+    "cloglog": ml.models.cloglog,
+    "poisson": ml.models.poisson,
+}
+
+
+@pytest.mark.parametrize("model", ONE_PREDICTOR)
+@pytest.mark.parametrize("restricted", [False, True])
+def test_the_bend_is_what_newtons_step_leaves_of_the_gradient(
+    model: str, restricted: bool, with_cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half the third derivative along a step is the second-order difference of the gradient (Taylor)."""
+    monkeypatch.setattr(index, "SMALL", 0)
+    y, X = sample()
+    w = np.random.default_rng(3).integers(0, 4, N).astype(float)
+    likelihood: Any = ONE_PREDICTOR[model](y, X, frequency_weights=w, offset=0.1 * X[:, 1])
+    theta, step = np.array([0.1, 0.2, -0.1, 0.3]), np.array([0.4, -0.3, 0.2, 0.5])
+    if restricted:
+        likelihood = likelihood.restricted(np.eye(4)[:, :3], np.array([0.0, 0.0, 0.0, 0.3]))
+        theta, step = theta[:3], step[:3]
+    assert likelihood.knows_third
+    at = likelihood.evaluate(theta, order=3)
+    h = 1e-3
+    ahead, behind = (likelihood.evaluate(theta + s * h * step, order=1).gradient for s in (1, -1))
+    expected = (ahead - 2 * at.gradient + behind) / (2 * h * h)
+    np.testing.assert_allclose(likelihood.bend(at, step), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("model", ONE_PREDICTOR)
+def test_bent_steps_reach_the_same_maximum_in_fewer_passes(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y, X = sample()
+    bent = ml.fit(ONE_PREDICTOR[model](y, X))
+    monkeypatch.setattr(index, "SMALL", 10**9)
+    plain = ml.fit(ONE_PREDICTOR[model](y, X))
+    assert bent.record.evaluations <= plain.record.evaluations
+    assert bent.record.decrement <= 1e-20
+    assert bent.optimum.evaluation.third is None
+    np.testing.assert_allclose(bent.theta, plain.theta, rtol=1e-10, atol=1e-12)
+    for name in ("oim", "opg", "robust"):
+        np.testing.assert_allclose(bent.cov(name).matrix, plain.cov(name).matrix, rtol=1e-10, atol=1e-16)
+
+
+def test_a_step_is_not_bent_where_the_third_derivative_rules_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far from the maximum, or where the correction is not finite, Newton's own step is taken."""
+    y, X = sample()
+    likelihood = ml.models.poisson(y, X)
+    near = likelihood.evaluate(ml.fit(likelihood).theta + 1e-3, order=3)
+    assert near.newton is not None
+    step, decrement = near.newton
+    assert not np.array_equal(bent(likelihood, near, step, decrement), step)
+    far = likelihood.evaluate(np.array([5.0, 0.0, 0.0, 0.0]), order=3)
+    assert far.newton is not None
+    assert bent(likelihood, far, *far.newton) is far.newton[0]
+    monkeypatch.setattr(type(likelihood), "bend", lambda *_: np.full(4, np.nan))
+    assert bent(likelihood, near, step, decrement) is step

@@ -41,6 +41,8 @@ class Evaluation:
     hessian: Array | None = None
     scores: Scores | None = None
     loglike_obs: Array | None = None
+    third: Array | None = None
+    """Third derivatives of the terms in their predictor (n,), to a few digits; see `Likelihood.bend`."""
 
     @cached_property
     def information(self) -> Array:
@@ -103,6 +105,8 @@ class Likelihood(ABC):
     weights: Weights | None
     facts: Facts
     separable: bool
+    knows_third: bool = False
+    """Whether `evaluate` takes order 3, after which `bend` is at hand."""
 
     @property
     @abstractmethod
@@ -118,12 +122,21 @@ class Likelihood(ABC):
         Parameters
         ----------
         order :
-            0: the log-likelihood and `loglike_obs`; 1: and the gradient; 2: and the Hessian.
+            0: the log-likelihood and `loglike_obs`; 1: and the gradient; 2: and the Hessian; 3, where
+            `knows_third`: and what `bend` needs.
         scores :
             Whether the evaluation carries the scores as well (implies order >= 1).
         weights :
             (n,) factors on top of the likelihood's own weights (resampling).
         """
+
+    def bend(self, evaluation: Evaluation, step: Array) -> Array:
+        """Return half the third derivative twice along a step (k,) from an evaluation of order 3: (k,).
+
+        To second order the gradient that Newton's step leaves behind. It costs two products with the
+        design, and it shortens the way to a maximum; it enters no result.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def subset(self, terms: npt.NDArray[np.intp]) -> Likelihood:
@@ -295,6 +308,10 @@ class Restricted(Likelihood):
         return self.base.separable
 
     @property
+    def knows_third(self) -> bool:  # type: ignore[override]
+        return self.base.knows_third
+
+    @property
     def n_terms(self) -> int:
         return self.base.n_terms
 
@@ -328,7 +345,11 @@ class Restricted(Likelihood):
             None if found.hessian is None else self.matrix.T @ found.hessian @ self.matrix,
             None if found.scores is None else found.scores.map(self.matrix),
             found.loglike_obs,
+            found.third,
         )
+
+    def bend(self, evaluation: Evaluation, step: Array) -> Array:
+        return np.asarray(self.matrix.T @ self.base.bend(evaluation, self.matrix @ step))
 
     def information(self, theta: Array) -> Array:
         return np.asarray(self.matrix.T @ self.base.information(self.full(theta)) @ self.matrix)

@@ -31,7 +31,7 @@ from mlecov.likelihood.design import DenseDesign, Design, Equation
 from mlecov.likelihood.index_scores import IndexScores
 from mlecov.likelihood.scores import Codes
 from mlecov.linalg import describe_direction
-from mlecov.parallel import pipeline, scratch, small_blocks
+from mlecov.parallel import SMALL, map_parts, pipeline, scratch, small_blocks
 from mlecov.parameters import ParameterSpace
 
 Array = npt.NDArray[np.float64]
@@ -124,18 +124,21 @@ class IndexLikelihood(Likelihood):
     def predictors(self, theta: Array, start: int, stop: int) -> Array:
         """Return the predictors eta (E, b) of rows start:stop."""
         eta = np.empty((len(self.equations), stop - start))
-        rows = self.design.rows(start, stop) if self.design.is_dense else None
         for i, equation in enumerate(self.equations):
-            coefficients = theta[equation.start : equation.stop]
-            if equation.columns is None:
-                eta[i] = coefficients[0]
-            elif rows is not None:
-                np.dot(rows[:, equation.columns], coefficients, out=eta[i])
-            else:
-                eta[i] = self.design.dot(coefficients, equation)[start:stop]
+            self._linear(theta, equation, start, stop, eta[i])
             if equation.offset is not None:
                 eta[i] += equation.offset[start:stop]
         return eta
+
+    def _linear(self, theta: Array, equation: Equation, start: int, stop: int, out: Array) -> None:
+        """Fill out (b,) with x'b of an equation, without the offset, in rows start:stop."""
+        coefficients = theta[equation.start : equation.stop]
+        if equation.columns is None:
+            out[:] = coefficients[0]
+        elif self.design.is_dense:
+            np.dot(self.design.rows(start, stop)[:, equation.columns], coefficients, out=out)
+        else:
+            out[:] = self.design.dot(coefficients, equation)[start:stop]
 
     def _row_columns(self, start: int, stop: int) -> Columns:
         if start == 0 and stop == self.n_terms:
@@ -158,11 +161,15 @@ class IndexLikelihood(Likelihood):
         n, k = self.n_terms, self.space.k
         terms = np.empty(n) if order == 0 or scores else None
         first_all = np.empty((len(self.equations), n)) if scores else None
+        third = np.empty(n) if order == 3 else None
 
         def derive(start: int, stop: int) -> tuple[float, Array | None, Array | None]:
             """Return the block's log-likelihood and derivatives in the predictors, weighted; keep scores."""
             eta = self.predictors(theta, start, stop)
-            value, first, second = self._derivatives(eta, start, order)
+            value, first, second = self._derivatives(eta, start, min(order, 2))
+            if third is not None:
+                assert first is not None and second is not None
+                third[start:stop] = self.model.third(eta, self._row_columns(start, stop), first, second)
             if terms is not None:
                 terms[start:stop] = value
             if first_all is not None:
@@ -195,7 +202,34 @@ class IndexLikelihood(Likelihood):
         found = None
         if first_all is not None:
             found = IndexScores(self.design, self.equations, first_all, k, self.weights)
-        return Evaluation(np.asarray(theta), loglike, gradient, hessian, found, terms)
+        return Evaluation(np.asarray(theta), loglike, gradient, hessian, found, terms, third)
+
+    @property
+    def knows_third(self) -> bool:  # type: ignore[override]
+        known = type(self.model).third is not RowModel.third
+        return known and len(self.equations) == 1 and self.n_terms > SMALL  # below, a pass costs as little
+
+    def bend(self, evaluation: Evaluation, step: Array) -> Array:
+        (equation,) = self.equations
+        w, third = self.term_weights(None), evaluation.third
+        assert third is not None
+        curved = third if w is None else third * w
+
+        def part(start: int, stop: int) -> Array:
+            """Return the sum over rows start:stop, in blocks that stay in the cache between the two products."""
+            total = np.zeros(self.space.k)
+            size = 4096 if self.design.is_dense else stop - start
+            for low in range(start, stop, size):
+                high = min(low + size, stop)
+                moved = np.empty(high - low)
+                self._linear(step, equation, low, high, moved)
+                moved *= moved
+                moved *= curved[low:high]
+                total += self._gradient(moved[None], low, high)
+            return total
+
+        parts = map_parts(part, self.n_terms) if self.design.is_dense else [part(0, self.n_terms)]
+        return np.asarray(0.5 * sum(parts))
 
     def _derivatives(self, eta: Array, start: int, order: int) -> RowDerivatives:
         """Return the model's derivatives at the predictors eta (E, b) of rows from `start` on."""
@@ -400,5 +434,5 @@ def collinear(matrix: Array, names: tuple[str, ...]) -> str | None:
 
 def take_rows(rows: Rows, terms: npt.NDArray[np.intp]) -> Rows:
     """Return the rows of a choice of terms, where a term is a row."""
-    base = np.arange(rows.table.n_rows) if rows.kept is None else rows.kept
-    return replace(rows, kept=base[rows.drop_first :][terms], drop_first=0, cache={})
+    places = terms + rows.drop_first
+    return replace(rows, kept=places if rows.kept is None else rows.kept[places], drop_first=0, cache={})

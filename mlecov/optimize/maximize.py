@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,7 @@ def _fraction_start(likelihood: Likelihood, plan: list[tuple[str, int | None]]) 
             # one term at random out of each of `count` runs of neighbours
             chosen = (np.arange(count) + np.random.default_rng(0).random(count)) * (n / count)
             part = likelihood.subset(np.minimum(chosen.astype(np.intp), n - 1))
-        first = part.evaluate(part.start(), order=2)
+        first = part.evaluate(part.start(), order=3 if part.knows_third else 2)
         loop = newton_loop(part, first, "newton", Monitor(), 20, 1e-6)
     except MlecovError:  # the fraction may lack a category or variation
         return None
@@ -272,6 +273,8 @@ def _finish(
     if evaluation.scores is None or evaluation.hessian is None:
         evaluation = likelihood.evaluate(evaluation.theta, order=2, scores=True)
         monitor.evaluations += 1
+    if evaluation.third is not None:
+        evaluation = replace(evaluation, third=None)
     assert evaluation.gradient is not None
     _, decrement, definite = direction(likelihood, evaluation, "newton")
     diagonal = np.sqrt(np.abs(np.diag(evaluation.information))) + 1e-300

@@ -25,6 +25,9 @@ CurvatureName = Literal["newton", "fisher", "bhhh"]
 NEAR = 0.5
 """g' A^-1 g below which the next point is likely the last one: its scores are kept."""
 
+SECOND_ORDER = 1e-10
+"""g' A^-1 g up to which Newton's own step leaves nothing that a better one would not."""
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -39,7 +42,7 @@ class Loop:
 def evaluate(likelihood: Likelihood, theta: Array, method: str, keep: bool, monitor: Monitor) -> Evaluation:
     """Return the evaluation a loop needs at theta: of order 2, with scores where it uses or keeps them."""
     monitor.evaluations += 1
-    order = 2 if method == "newton" else 1
+    order = 1 if method != "newton" else 3 if likelihood.knows_third and not keep else 2
     return likelihood.evaluate(theta, order=order, scores=keep or method == "bhhh")
 
 
@@ -80,6 +83,20 @@ def direction(likelihood: Likelihood, evaluation: Evaluation, method: str) -> tu
     return step, float(half @ (half / values)), False
 
 
+def bent(likelihood: Likelihood, evaluation: Evaluation, step: Array, decrement: float) -> Array:
+    """Return Newton's step with the third derivative along it, where that is small beside the step.
+
+    Chebyshev's method: the distance to the maximum falls to its third power instead of its square.
+    Reference: Traub (1964), Iterative Methods for the Solution of Equations, section 5.
+    """
+    assert evaluation.factor is not None
+    left = likelihood.bend(evaluation, step)
+    if not np.isfinite(left).all():
+        return step
+    more = evaluation.factor.solve(left)
+    return step + more if float(left @ more) < 0.1 * decrement else step
+
+
 def rounding(evaluation: Evaluation) -> float:
     """Return the size below which differences of the log-likelihood say nothing: 4 eps sum|terms|."""
     terms = evaluation.loglike_obs
@@ -108,6 +125,8 @@ def newton_loop(
             return Loop(evaluation, decrement, f"g' I^-1 g = {decrement:.2g} <= {tolerance:.0e}", True)
         if _ == max_iter:
             break
+        if evaluation.third is not None and method == "newton" and definite and decrement > SECOND_ORDER:
+            step = bent(likelihood, evaluation, step, decrement)
         found = _search(likelihood, evaluation, step, decrement, method, monitor, max_halvings)
         if found is None:
             floor = decrement <= max(1e-9, rounding(evaluation)) and definite

@@ -68,7 +68,7 @@ def first_evaluation(likelihood: Likelihood, theta: Array, declared: bool) -> Ev
     SupportError, EvaluationError
         Where the user's own start values lie outside the support, or derivatives are not finite.
     """
-    found = likelihood.evaluate(theta, order=2)
+    found = likelihood.evaluate(theta, order=3 if likelihood.knows_third else 2)
     if found.is_finite:
         return found
     if declared and not np.isfinite(found.loglike):

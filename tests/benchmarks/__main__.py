@@ -18,6 +18,9 @@ from tests.benchmarks.peers import Reported
 ROUNDS = 3
 """Turns that each entry gets: a machine's slow moment falls on all of them alike."""
 
+PAUSE = 0.3
+"""Seconds before each turn: for a tenth of one, the BLAS threads of the entry before wait at full speed."""
+
 
 def clock(function: Callable[[], object], least: float) -> list[float]:
     """Return the seconds of each run of a function, run for at least `least` seconds in all."""
@@ -46,6 +49,7 @@ def run(job: Job, least: float) -> list[str]:
             try:
                 if not turn:
                     function()  # compiles, and fills caches
+                time.sleep(PAUSE)
                 times[name] += clock(function, least / ROUNDS)
             except ImportError as error:
                 print(f"  ({name} left out: {error})")
