@@ -209,6 +209,10 @@ class Likelihood(ABC):
     def check_final(self, evaluation: Evaluation) -> None:  # noqa: B027
         """Raise SeparabilityError where the scores do not add up to the gradient."""
 
+    def boundary(self, evaluation: Evaluation) -> str | None:
+        """Return what is to be said of parameters at a bound of their range where a fit has ended, or None."""
+        return None
+
     def simulate(self, rng: np.random.Generator, theta: Array) -> Likelihood:
         """Return the likelihood of outcomes drawn from the model at theta.
 

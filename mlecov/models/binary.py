@@ -217,7 +217,7 @@ class Cloglog(Binary):
     def third(self, eta: Array, columns: Columns, first: Array, second: Array) -> Array:
         rate, ratio = np.exp(eta[0]), first[0]
         curve = second[0] * (1.0 - rate - ratio) - ratio * (rate + second[0])
-        return np.where(columns["y"] == 1, curve, -rate)
+        return np.asarray(np.where(columns["y"] == 1, curve, -rate))
 
     def start(self, likelihood: IndexLikelihood) -> Array:
         y = likelihood.columns["y"]

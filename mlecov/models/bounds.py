@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from mlecov.errors import BoundaryWarning, warn
 from mlecov.likelihood.base import Evaluation, Likelihood
 from mlecov.likelihood.index import IndexLikelihood
 from mlecov.models.base import Model
@@ -36,17 +35,15 @@ class BoundedModel(Model):
 
 @dataclass(frozen=True)
 class BoundedRows(IndexLikelihood):
-    """The likelihood of a `BoundedModel`, which warns where the fit has ended at a bound."""
+    """The likelihood of a `BoundedModel`, which tells where the fit has ended at a bound."""
 
-    def check_final(self, evaluation: Evaluation) -> None:
+    def boundary(self, evaluation: Evaluation) -> str | None:
         assert isinstance(self.model, BoundedModel)
-        said = self.model.boundary(self, evaluation)
-        if said is not None:
-            warn(f"{self.facts.name}: {said}", BoundaryWarning)
+        return self.model.boundary(self, evaluation)
 
 
 def bounded(likelihood: IndexLikelihood) -> BoundedRows:
-    """Return the likelihood with a warning where its fit ends at a bound."""
+    """Return the likelihood that tells where its fit ends at a bound."""
     return BoundedRows(**{f.name: getattr(likelihood, f.name) for f in fields(likelihood)})
 
 

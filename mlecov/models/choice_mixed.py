@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.errors import BoundaryWarning, SpecificationError, listing, warn
+from mlecov.errors import SpecificationError, listing
 from mlecov.kinds import positive
 from mlecov.lazy import lazy
 from mlecov.likelihood.base import Evaluation
@@ -65,18 +65,17 @@ class MixedLogit(UnitLikelihood):
         """Says that `start` is the model's own."""
         return self.start
 
-    def check_final(self, evaluation: Evaluation) -> None:
-        """Warn where a coefficient does not vary between persons."""
+    def boundary(self, evaluation: Evaluation) -> str | None:
         p = self.data.matrix.shape[1]
         spread = np.exp(evaluation.theta[p:]) * self.data.matrix[:, list(self.random)].std(axis=0)
         flat = [self.data.names[j] for j, size in zip(self.random, spread, strict=True) if size < NO_SPREAD]
-        if flat:
-            warn(
-                f"{self.facts.name}: the standard deviation of {listing(flat)} is at its bound, zero: the "
-                "choices show no variation of the coefficient between persons. Its standard error has no "
-                "meaning; leave the column out of random=, or look whether more draws= change this.",
-                BoundaryWarning,
-            )
+        if not flat:
+            return None
+        return (
+            f"the standard deviation of {listing(flat)} is at its bound, zero: the choices show no variation of "
+            "the coefficient between persons. Its standard error has no meaning; leave the column out of "
+            "random=, or look whether more draws= change this."
+        )
 
     def conditional(self) -> ConditionalLogit:
         """Return the conditional logit of all choice situations (no coefficient varies)."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlecov.errors import BoundaryWarning, QuadratureWarning, SpecificationError, SupportError, warn
+from mlecov.errors import QuadratureWarning, SpecificationError, SupportError, warn
 from mlecov.functions import log_ndtr_derivatives
 from mlecov.kinds import positive
 from mlecov.likelihood.base import Evaluation
@@ -204,16 +204,18 @@ class RandomEffects(UnitLikelihood):
         """Says that `start` is the model's own."""
         return self.start
 
-    def check_final(self, evaluation: Evaluation) -> None:
-        """Warn where sigma is at zero, and where twice as many nodes give another log-likelihood."""
+    def boundary(self, evaluation: Evaluation) -> str | None:
         sigma = float(np.exp(evaluation.theta[-1]))
-        if sigma * sigma < NO_SPREAD:
-            warn(
-                f"{self.facts.name}: sigma is at its bound, zero ({sigma:.1g}). The rows of a unit are no "
-                "more alike than their regressors make them, so the maximum is the pooled model's; sigma's "
-                "standard error has no meaning. Fit the pooled model instead.",
-                BoundaryWarning,
-            )
+        if sigma * sigma >= NO_SPREAD:
+            return None
+        return (
+            f"sigma is at its bound, zero ({sigma:.1g}). The rows of a unit are no more alike than their "
+            "regressors make them, so the maximum is the pooled model's; sigma's standard error has no meaning. "
+            "Fit the pooled model instead."
+        )
+
+    def check_final(self, evaluation: Evaluation) -> None:
+        """Warn where twice as many nodes give another log-likelihood."""
         finer = replace(self, rule=hermite(2 * len(self.rule[0]))).evaluate(evaluation.theta).loglike
         change = abs(finer - evaluation.loglike)
         if change > MOVES:

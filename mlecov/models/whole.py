@@ -18,13 +18,11 @@ import numpy.typing as npt
 
 from mlecov.data import Rows, Weights, numeric, open_table, screen, to_numpy
 from mlecov.errors import (
-    BoundaryWarning,
     CovarianceError,
     DataError,
     SeparabilityError,
     SpecificationError,
     listing,
-    warn,
 )
 from mlecov.formulas import Block, columns_used, evaluate, linear_kind, materialize, parse, variables
 from mlecov.kinds import Kind, real
@@ -194,10 +192,8 @@ class WholeLikelihood(Likelihood):
     def has_expected_blocks(self) -> bool:
         return self.model.has_expected
 
-    def check_final(self, evaluation: Evaluation) -> None:
-        said = self.model.boundary(self, evaluation)
-        if said is not None:
-            warn(f"{self.facts.name}: {said}", BoundaryWarning)
+    def boundary(self, evaluation: Evaluation) -> str | None:
+        return self.model.boundary(self, evaluation)
 
     def at(self, data: Any) -> WholeLikelihood:
         """Return this likelihood over the rows of new data, for quantities that are taken there."""

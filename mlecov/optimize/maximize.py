@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlecov.errors import (
+    BoundaryWarning,
     ConvergenceError,
     ConvergenceWarning,
     IdentificationError,
@@ -299,7 +300,11 @@ def _finish(
         start,
         tuple(monitor.steps),
     )
-    _judge(likelihood, evaluation, record, definite)
+    said = likelihood.boundary(evaluation) if np.isfinite(evaluation.loglike) else None
+    said = None if said is None else f"{likelihood.facts.name}: {said}"
+    _judge(likelihood, evaluation, record, definite, said)
+    if said is not None:
+        warn(said, BoundaryWarning)
     likelihood.check_final(evaluation)
     return Optimum(likelihood, evaluation.theta, evaluation, record)
 
@@ -315,14 +320,17 @@ def _refuse_flat(likelihood: Likelihood, evaluation: Evaluation) -> None:
         )
 
 
-def _judge(likelihood: Likelihood, evaluation: Evaluation, record: Record, definite: bool) -> None:
-    """Raise or warn where the point is no maximum."""
+def _judge(
+    likelihood: Likelihood, evaluation: Evaluation, record: Record, definite: bool, said: str | None
+) -> None:
+    """Raise or warn where the point is no maximum; `said` is what the likelihood tells of bounds there."""
     if not definite and "iteration limit" not in record.criterion:
         message = describe_singular(
             evaluation.information, likelihood.space.free_labels, "the observed information at the last point"
         )
         flat = likelihood.singular_columns()
-        raise IdentificationError(message + (f"\nThe design has {flat}" if flat else ""))
+        reasons = (f"The design has {flat}" if flat else None, said)
+        raise IdentificationError("\n".join([message, *(reason for reason in reasons if reason)]))
     if record.converged:
         _warn_near_singular(likelihood, evaluation)
         return

@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from mlecov import models
-from mlecov.errors import BoundaryWarning, ConvergenceError
+from mlecov.errors import BoundaryWarning, ConvergenceError, IdentificationError
 from mlecov.optimize import maximize
 from tests.models.starts import Bound, check_samples, fitted, income_and_age
 
@@ -299,8 +299,21 @@ def test_frontiers_of_the_wrong_skewness() -> None:
 
 def test_rho_at_its_bound() -> None:
     likelihood, theta = heckman(200, 0.5)(np.random.default_rng(0), 0)
-    likelihood.check_final(likelihood.evaluate(theta))
+    assert likelihood.boundary(likelihood.evaluate(theta)) is None
     for sign in (1.0, -1.0):
         theta[-1] = sign * 35.0
-        with pytest.warns(BoundaryWarning, match=rf"rho is at its bound, {'[+]' if sign > 0 else '-'}1"):
-            likelihood.check_final(likelihood.evaluate(theta))
+        said = likelihood.boundary(likelihood.evaluate(theta))
+        assert said is not None and f"rho is at its bound, {'+' if sign > 0 else '-'}1" in said
+
+
+def test_an_unidentified_point_at_a_bound_names_the_bound() -> None:
+    """Without a column of its own in select, rho runs to one: the error says so beside the flat directions."""
+    rng = np.random.default_rng(26)
+    x = rng.standard_normal(100)
+    u = rng.multivariate_normal([0.0, 0.0], [[1.0, 0.7], [0.7, 1.0]], 100)
+    seen = (0.3 + 0.8 * x + u[:, 1] > 0).astype(float)
+    frame = {"y": np.where(seen == 1, 1 + 0.5 * x + u[:, 0], 0.0), "x": x, "seen": seen}
+    with pytest.raises(
+        IdentificationError, match=r"(?s)no information along.*heckman: rho is at its bound, \+1"
+    ):
+        maximize(models.heckman("y ~ x", frame, select="seen ~ x"))
