@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mlecov.covariance.specbase import Spec, choose, label_of
+from mlecov.covariance.specbase import Spec, choose, label_of, refuse_factor
 from mlecov.covariance.specs import FACTORIES
 from mlecov.errors import CovarianceError
 
@@ -94,8 +94,7 @@ DEFAULT = Bootstrap()
 
 
 def _default(small_sample: str) -> Spec:
-    if small_sample not in ("default", "none"):
-        raise CovarianceError(f"the bootstrap has no small-sample factor under {small_sample!r}.")
+    refuse_factor("the bootstrap", small_sample)
     return DEFAULT
 
 

@@ -32,9 +32,17 @@ class Spec:
         return self.name
 
     def under(self, small_sample: str) -> Spec:
-        """Return the request under a small-sample convention; one that it names itself stays."""
+        """Return the request under a small-sample convention; one that it names itself stays.
+
+        Raises
+        ------
+        CovarianceError
+            Where the convention has a factor of its own and the estimator has no room for one.
+        """
         check_convention(small_sample)
         own = {field.name: getattr(self, field.name) for field in fields(self)}.get("small_sample")
+        if own is None:
+            refuse_factor(self.column, small_sample)
         if own != "default" or small_sample == "default":
             return self
         found = copy.copy(self)
@@ -47,6 +55,15 @@ def check_convention(small_sample: str) -> None:
     if small_sample not in CONVENTIONS:
         raise CovarianceError(
             f"small_sample={small_sample!r} is not known.{suggestion(small_sample, list(CONVENTIONS))}"
+        )
+
+
+def refuse_factor(name: str, small_sample: str) -> None:
+    """Raise CovarianceError for a convention that would give a factor to an estimator defined without."""
+    if small_sample not in ("default", "none", "sandwich", "statsmodels"):
+        raise CovarianceError(
+            f"{name} has no small-sample factor under {small_sample!r}; it is defined with factor "
+            f"{'(n-1)/n' if name == 'jackknife' else '1'} alone."
         )
 
 

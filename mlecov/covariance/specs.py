@@ -19,7 +19,7 @@ from mlecov.covariance.requests import (
     Jackknife,
     Survey,
 )
-from mlecov.covariance.specbase import CONVENTIONS, SmallSample, Spec, check_convention
+from mlecov.covariance.specbase import CONVENTIONS, SmallSample, Spec, check_convention, refuse_factor
 from mlecov.errors import CovarianceError, suggestion
 
 Array = npt.NDArray[np.float64]
@@ -65,6 +65,10 @@ class Given(Spec):
     def column(self) -> str:
         return self.label
 
+    def under(self, small_sample: str) -> Spec:
+        check_convention(small_sample)
+        return self
+
 
 ALIASES: dict[str, str] = {
     "oim": "oim",
@@ -92,11 +96,7 @@ def _plain(make: Callable[[], Spec], name: str) -> Callable[[str], Spec]:
     """Return a factory that refuses conventions that do not define the estimator otherwise."""
 
     def factory(small_sample: str) -> Spec:
-        if small_sample not in ("default", "none", "sandwich", "statsmodels"):
-            raise CovarianceError(
-                f"{name} has no small-sample factor under {small_sample!r}; it is defined with factor "
-                f"{'(n-1)/n' if name == 'jackknife' else '1'} alone."
-            )
+        refuse_factor(name, small_sample)
         return make()
 
     return factory

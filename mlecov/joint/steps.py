@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.sandwich import assemble, estimator, observed_factor
-from mlecov.covariance.specbase import Spec
+from mlecov.covariance.specbase import Spec, refuse_factor
 from mlecov.covariance.specs import FACTORIES
 from mlecov.errors import CovarianceError, SpecificationError, listing
 from mlecov.joint.stacked import EstimatingEquations, block_diagonal
@@ -47,8 +47,7 @@ def murphy_topel(optimum: Optimum, spec: MurphyTopel) -> Covariance:
 
 
 def _factory(small_sample: str) -> Spec:
-    if small_sample not in ("default", "none"):
-        raise CovarianceError(f"murphy-topel has no small-sample factor under {small_sample!r}.")
+    refuse_factor("murphy-topel", small_sample)
     return MurphyTopel()
 
 

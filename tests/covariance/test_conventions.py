@@ -36,3 +36,19 @@ def test_a_convention_that_the_spec_names_stays(fit: ml.Fit) -> None:
 def test_an_unknown_convention_is_refused(fit: ml.Fit) -> None:
     with pytest.raises(CovarianceError, match="stat"):
         fit.cov(ml.Cluster(GROUPS), small_sample="stat")
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [("HC2", ml.HC("HC2")), ("jackknife", ml.Jackknife()), ("bootstrap", ml.Bootstrap(reps=20, seed=0))],
+)
+def test_estimators_without_a_factor_refuse_conventions_that_have_one(
+    fit: ml.Fit, name: str, spec: object
+) -> None:
+    """By name and as a spec alike; a matrix of the user's own stays as it is."""
+    for request in (name, spec):
+        for convention in ("stata", "fixest"):
+            with pytest.raises(CovarianceError, match="has no small-sample factor under"):
+                fit.cov(request, small_sample=convention)
+    given = [[1.0, 0.5], [0.5, 2.0]]
+    assert fit.cov(given, small_sample="stata").matrix.tolist() == given
