@@ -12,6 +12,7 @@ import numpy.typing as npt
 from mlecov.covariance.covariance import Covariance
 from mlecov.covariance.sandwich import covariance, expected_where_known, observed_factor
 from mlecov.covariance.specs import Basic, Spec
+from mlecov.errors import CovarianceError
 from mlecov.lazy import lazy
 from mlecov.optimum import Optimum
 from mlecov.rendering import Display, Group, number
@@ -173,4 +174,8 @@ def compare(optimum: Optimum, covariances: list[Covariance] | None = None) -> Co
     """Return the comparison of covariances (default: all that need no arguments) at an optimum."""
     if covariances is None:
         covariances = [covariance(optimum, spec) for spec in default_specs(optimum)]
+    if not covariances:
+        raise CovarianceError(
+            "compare: no covariance is named; give at least one, such as ['oim', 'robust']."
+        )
     return Comparison(optimum, tuple(covariances), information_ratio(optimum))

@@ -108,7 +108,8 @@ def likelihood(
     separable :
         None: found out. True: demanded, and verified. False: not assumed.
     simulate :
-        simulate(rng, **arguments) -> dict of outcome columns, for parametric bootstraps.
+        simulate(rng, ...) -> dict of outcome columns, for parametric bootstraps and Monte Carlo; after the
+        generator it names the arguments of `function` that it wants, as numpy arrays.
 
     Raises
     ------

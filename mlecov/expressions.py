@@ -37,7 +37,7 @@ def parse_linear(text: str, labels: Sequence[str]) -> tuple[Array, float]:
 def parse_system(texts: str | Sequence[str], labels: Sequence[str]) -> tuple[Array, Array]:
     """Return (A, b), shapes (q, m) and (q,), for q expressions (a string may join them by commas)."""
     if isinstance(texts, str):
-        texts = [part for part in _split_top(texts, labels) if part.strip()]
+        texts = [part for part in split_texts(texts, labels) if part.strip()]
     rows = [parse_linear(text, labels) for text in texts]
     if not rows:
         raise SpecificationError("no hypothesis or constraint was given; expected text such as 'a = b'.")
@@ -98,7 +98,7 @@ def _split_equality(text: str, labels: Sequence[str]) -> list[str]:
     return _split(text, labels, "=")
 
 
-def _split_top(text: str, labels: Sequence[str]) -> list[str]:
+def split_texts(text: str, labels: Sequence[str]) -> list[str]:
     return _split(text, labels, ",")
 
 

@@ -26,7 +26,7 @@ def fit(
     *,
     method: Method = "newton",
     start: Mapping[str, Any] | Array | None = None,
-    constraints: Sequence[str] = (),
+    constraints: str | Sequence[str] = (),
     fixed: Mapping[str, Any] | None = None,
     cov: Any = None,
     max_iter: int = 200,

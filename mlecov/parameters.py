@@ -9,6 +9,7 @@ Three vectors describe one point:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlecov.errors import SpecificationError, listing, suggestion
-from mlecov.expressions import parse_linear
+from mlecov.expressions import parse_linear, split_texts
 from mlecov.kinds import Estimated, Fixed, Kind, Link, Real
 
 Array = npt.NDArray[np.float64]
@@ -312,12 +313,13 @@ class ParameterSpace:
 
 
 def restriction(
-    space: ParameterSpace, constraints: Sequence[str] = (), fixed: Mapping[str, Any] | None = None
+    space: ParameterSpace, constraints: str | Sequence[str] = (), fixed: Mapping[str, Any] | None = None
 ) -> tuple[Array, Array, tuple[str, ...]] | None:
     """Return (R, r, texts) with theta = R phi + r, or None where nothing is restricted.
 
     A constraint is an equality, linear in entries that are real or linear, or a tie of two entries
-    of one kind ("sigma1 = sigma2"), or a value for an entry ("sigma = 1"). `fixed` maps a
+    of one kind ("sigma1 = sigma2"), or a value for an entry ("sigma = 1"); several may stand in one
+    text, with commas between them. `fixed` maps a
     parameter or a reported entry to its value.
 
     Raises
@@ -326,8 +328,9 @@ def restriction(
         Where a constraint is not linear on the unconstrained scale, contradicts another, or leaves
         nothing to estimate.
     """
-    rows = [_constraint_row(space, text) for text in constraints]
-    texts = list(constraints)
+    given = [constraints] if isinstance(constraints, str) else list(constraints)
+    texts = [text for several in given for text in _texts(several, space.labels)]
+    rows = [_constraint_row(space, text) for text in texts]
     for name, value in (fixed or {}).items():
         rows += _fixed_rows(space, name, value)
         texts.append(f"{name} = {value}")
@@ -380,6 +383,22 @@ def _free_entry(parameter: Parameter, entry: int, value: float) -> float:
     )
 
 
+def _texts(text: str, labels: Sequence[str]) -> list[str]:
+    """Cut "a = b, c = 1" at its commas; a single constraint stays as it is written."""
+    parts = split_texts(text, labels) if "," in text else [text]
+    return [part.strip() for part in parts if part.strip()] if len(parts) > 1 else [text]
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise SpecificationError(f"fixed: {name!r} is held at {value!r}; expected a finite number.")
+    return number
+
+
 def _fixed_rows(space: ParameterSpace, name: str, value: Any) -> list[tuple[Array, float]]:
     known = [p.name for p in space]
     if name in known:
@@ -401,7 +420,7 @@ def _fixed_rows(space: ParameterSpace, name: str, value: Any) -> list[tuple[Arra
             )
         row = np.zeros(space.n_raw)
         row[parameter.free.start + entry - parameter.reported.start] = 1.0
-        return [(row, _free_entry(parameter, entry, float(value)))]
+        return [(row, _free_entry(parameter, entry, _number(name, value)))]
     raise SpecificationError(f"fixed: no parameter {name!r}.{suggestion(name, known + list(space.labels))}")
 
 

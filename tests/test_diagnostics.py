@@ -10,7 +10,7 @@ from scipy import special, stats
 
 import mlecov as ml
 from mlecov.diagnostics import boundary, identification, separation
-from mlecov.errors import InferenceError, SeparationError
+from mlecov.errors import BoundaryWarning, InferenceError, SeparationError
 from mlecov.optimize.maximize import maximize
 from mlecov.optimize.separation import separating_direction
 
@@ -188,7 +188,8 @@ def test_bounds() -> None:
     near = maximize(ml.likelihood(share, {"y": y01}, {"p": ml.interval(0.0, 1.0 - 1e-9)}), start={"p": 0.9})
     assert boundary(near) == ()
     edge = ml.likelihood(share, {"y": y01}, {"p": ml.interval(0.0, 0.99000001)})
-    found = boundary(maximize(edge, start={"p": 0.9}))
+    with pytest.warns(BoundaryWarning, match="p is at its bound, 0.99"):
+        found = boundary(maximize(edge, start={"p": 0.9}))
     assert len(found) == 1 and found[0].label == "p" and found[0].bound == 0.99000001
     assert "bound" in found[0].sentence()
 

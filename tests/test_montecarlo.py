@@ -7,6 +7,7 @@ import mlecov as ml
 from mlecov.covariance.requests import HC, Cluster
 from mlecov.errors import SpecificationError
 from mlecov.montecarlo import MonteCarlo, monte_carlo, run_batch
+from mlecov.montecarlo.study import generator
 
 
 def probit(n: int = 200) -> ml.Fit:
@@ -36,7 +37,7 @@ def test_correct_model_covers(study: MonteCarlo) -> None:
 def test_a_replication_is_the_fit_of_its_data(study: MonteCarlo) -> None:
     fit = probit()
     for r in (0, 7):
-        drawn = fit.likelihood.simulate(np.random.default_rng([4, r]), fit.theta)
+        drawn = fit.likelihood.simulate(generator(4, r), fit.theta)
         again = ml.fit(drawn)
         np.testing.assert_allclose(study.replications.estimates[r], again.params, atol=1e-8)
         for c, name in enumerate(study.columns):
@@ -56,7 +57,7 @@ def test_other_estimators_are_those_of_the_fit() -> None:
     firm = np.repeat(np.arange(20), 4)
     found = fit.monte_carlo(["oim", HC("HC3"), Cluster(firm)], reps=12, seed=1)
     assert found.columns == ("oim", "HC3", "cluster(group1)")
-    again = ml.fit(fit.likelihood.simulate(np.random.default_rng([1, 3]), fit.theta))
+    again = ml.fit(fit.likelihood.simulate(generator(1, 3), fit.theta))
     for c, spec in enumerate(["oim", HC("HC3"), Cluster(firm)]):
         np.testing.assert_allclose(found.replications.std_errors[c, 3], again.cov(spec).bse, rtol=1e-6)
 
@@ -146,3 +147,11 @@ def test_over_dask(study: MonteCarlo, monkeypatch: pytest.MonkeyPatch) -> None:
         found = probit().monte_carlo(["oim"], reps=300, seed=4, client=client)
     np.testing.assert_allclose(found.replications.estimates, study.replications.estimates[:300], atol=1e-10)
     assert callable(run_batch)
+
+
+def test_no_replication_repeats_the_numbers_that_the_data_were_made_with() -> None:
+    """default_rng([seed, 0]) is default_rng(seed), which users make their data with."""
+    for seed in (0, 7):
+        numbers = np.random.default_rng(seed).random(4)
+        for r in range(3):
+            assert not np.isin(numbers, generator(seed, r).random(4)).any()

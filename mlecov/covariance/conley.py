@@ -52,6 +52,11 @@ def conley(optimum: Optimum, spec: Conley) -> Covariance:
         own = np.concatenate([rows for _, _, rows in scores.take(chosen).weighted_blocks()])
         meat += own.T @ scores.left(weights)
         pairs += weights.nnz
+    if len(place) == 1 or (spec.kernel == "uniform" and pairs == len(points) ** 2):
+        raise CovarianceError(
+            f"Conley: all terms lie within the cutoff of {spec.cutoff:g} of each other, like one cluster, so their "
+            "scores add up to zero and leave no covariance. Give a smaller cutoff (in km under haversine)."
+        )
     unit = " km" if spec.metric == "haversine" else ""
     label = (
         f"Conley, {spec.kernel} kernel, cutoff {spec.cutoff:g}{unit} ({spec.metric}), "

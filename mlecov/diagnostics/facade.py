@@ -51,7 +51,7 @@ class Assessed:
 
     def adjusted_lr_test(
         self,
-        constraints: Sequence[str] = (),
+        constraints: str | Sequence[str] = (),
         fixed: Mapping[str, Any] | None = None,
         *,
         cov: Any,

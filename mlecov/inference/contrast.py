@@ -165,7 +165,7 @@ def _stacked(consistent: Optimum, efficient: Optimum, slopes: list[Array], group
 def adjusted_lr_test(
     optimum: Optimum,
     covariance: Array,
-    constraints: Sequence[str] = (),
+    constraints: str | Sequence[str] = (),
     fixed: dict[str, Any] | None = None,
     *,
     kind: str = "spectral",

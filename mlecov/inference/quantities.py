@@ -22,6 +22,7 @@ from mlecov.inference.delta import differentiate, theta_steps
 from mlecov.inference.settings import Setting, row_labels, setting
 from mlecov.likelihood.base import Likelihood
 from mlecov.likelihood.index import IndexLikelihood, pair_index
+from mlecov.likelihood.known import KnownLikelihood
 from mlecov.likelihood.traced import extrapolate
 from mlecov.models.base import Model
 from mlecov.models.predicted import Declared, OfNames, OfPoints, OfRows, OfSample, Sampled
@@ -399,6 +400,11 @@ def quantity(optimum: Optimum, what: str | Callable[..., Any], covariance: Covar
     if callable(what):
         name = getattr(what, "__name__", "function")
         return FunctionQuantity("function" if name == "<lambda>" else name, space, what, steps)
+    if not isinstance(what, str):
+        raise SpecificationError(
+            f"what is {type(what).__name__}; expected the name of a quantity or a function. For new data: "
+            "predict('mean', data)."
+        )
     known = quantities_of(base)
     head, _, tail = what.partition("[")
     if head in known and (not tail or tail.endswith("]")):
@@ -419,6 +425,11 @@ def quantity(optimum: Optimum, what: str | Callable[..., Any], covariance: Covar
         return FunctionQuantity(what, space, lambda value: value, steps, (what,))
     lambda_ = f"lambda {', '.join(p.name for p in list(space)[:3])}: ..."
     if what == "mean":
+        if isinstance(base, KnownLikelihood):
+            raise SpecificationError(
+                f"{base.facts.name} holds no model, only its estimates. Reattach the likelihood: load_fit(path, "
+                "likelihood=...)."
+            )
         has = f" It has {listing(known)}." if known else ""
         raise SpecificationError(
             f"{base.facts.name} knows no mean.{has} Give what= as a function of parameters and columns by "

@@ -25,6 +25,9 @@ from mlecov.parameters import ParameterSpace
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
 
+FEW_GROUPS = 6
+"""Groups below which a bootstrap of groups is warned of."""
+
 ENTRIES = 4_000_000
 """Entries of the weights (replications x terms) held at a time; part of what a seed means."""
 
@@ -141,6 +144,13 @@ def _groups(optimum: Optimum, spec: Bootstrap) -> tuple[Codes | None, int | None
     if len(labels) < 2:
         name = label_of(spec.group, "group")
         raise CovarianceError(f"bootstrap: {name} has {len(labels)} group(s); at least 2 are needed.")
+    if len(labels) < FEW_GROUPS:
+        warn(
+            f"bootstrap: only {len(labels)} groups of {label_of(spec.group, 'group')!r}, which have too few "
+            "distinct samples for a covariance. Use Cluster(..., type='CR2', df='satterthwaite'), or "
+            "wild_score_test(weights='webb').",
+            CovarianceWarning,
+        )
     return codes, len(labels)
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from mlecov.covariance.resampling import Bootstrap
 from mlecov.data import Weights
+from mlecov.errors import CovarianceError
 
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
@@ -25,8 +26,20 @@ def generator(seed: int) -> np.random.Generator:
 
 
 def block_length(spec: Bootstrap, n: int) -> int:
-    """Return the length of the blocks: as asked, else n^(1/3) rounded up, at most n."""
-    return min(spec.block_length or math.ceil(n ** (1 / 3)), n)
+    """Return the length of the blocks: as asked, else n^(1/3) rounded up.
+
+    Raises
+    ------
+    CovarianceError
+        Where blocks are as long as the sample: every replication would be the sample itself.
+    """
+    length = spec.block_length or math.ceil(n ** (1 / 3))
+    if length >= n:
+        raise CovarianceError(
+            f"block_length={length} for {n} terms: every replication would be the sample itself. Give a length "
+            f"well below n; the default is n^(1/3), {math.ceil(n ** (1 / 3))}."
+        )
+    return length
 
 
 def draw_weights(

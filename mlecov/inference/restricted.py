@@ -37,9 +37,7 @@ def impose(
     SpecificationError
         For constraints that are not linear on the unconstrained scale.
     """
-    texts = [constraints] if isinstance(constraints, str) else list(constraints)
-    texts = [part.strip() for text in texts for part in _split(text) if part.strip()]
-    found = restriction(optimum.likelihood.space, texts, fixed)
+    found = restriction(optimum.likelihood.space, constraints, fixed)
     if found is None:
         raise InferenceError(
             "no restriction was given; expected constraints such as ['mu[x1] = 0', 'a = b'] or "
@@ -48,18 +46,6 @@ def impose(
     null = optimum.likelihood.restricted(*found)
     start = np.asarray(np.linalg.lstsq(found[0], optimum.theta - found[1], rcond=None)[0], dtype=float)
     return maximize(null, start=start, check=False)
-
-
-def _split(text: str) -> list[str]:
-    """Cut "a = b, c = 1" at commas outside brackets."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += {"[": 1, "(": 1, "]": -1, ")": -1}.get(letter, 0)
-        if letter == "," and not depth:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
 
 
 # --- likelihood ratio ----------------------------------------------------------------------------

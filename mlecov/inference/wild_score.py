@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mlecov.covariance.resampling import MULTIPLIERS
 from mlecov.covariance.specbase import Label, choose, label_of
-from mlecov.errors import InferenceError
+from mlecov.errors import CovarianceWarning, InferenceError, warn
 from mlecov.inference.resample_weights import all_signs, generator, multipliers
 from mlecov.inference.restricted import impose
 from mlecov.inference.results import Shown
@@ -20,6 +20,9 @@ from mlecov.optimum import Optimum
 from mlecov.rendering import Display, Group, number, pvalue
 
 Array = npt.NDArray[np.float64]
+
+FEW_SIGNS = 6
+"""Groups up to which patterns of signs are too few for a level of five per cent, or hardly more."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,10 +45,13 @@ class WildTest(Shown):
         """Number of draws."""
         return len(self.distribution)
 
+    def _shown(self) -> str:
+        return pvalue(self.pvalue) if self.pvalue else f"<{1 / self.reps:.2g}"
+
     def display(self) -> Display:
         """Return the test as a table."""
         how = f"all {self.reps} sign vectors" if self.enumerated else f"{self.reps} draws, seed {self.seed}"
-        row = ("; ".join(self.hypotheses), number(self.statistic), str(self.df), pvalue(self.pvalue))
+        row = ("; ".join(self.hypotheses), number(self.statistic), str(self.df), self._shown())
         record = {"hypothesis": row[0], "statistic": self.statistic, "df": self.df, "p_value": self.pvalue}
         return Display(
             "Wild score bootstrap test",
@@ -73,8 +79,9 @@ def wild_score_test(
 
         T(v) = n' [ sum_g c_g c_g' ]^-1 n,   n = sum_g v_g u_g,   c_g = v_g u_g - N_g/N n
 
-    T(1) is the statistic; p is the share of multiplier vectors v with T(v) > T(1). Nothing is fitted
-    again but the null, once.
+    T(1) is the statistic; p is the share of multiplier vectors v with T(v) > T(1), as in Stata's
+    `boottest`: of few groups it can be zero, and a warning gives the share that ties count in. Nothing is
+    fitted again but the null, once.
 
     Parameters
     ----------
@@ -116,6 +123,15 @@ def wild_score_test(
         ]
         draws = np.concatenate(parts)
     beyond = draws > statistic * (1 + 1e-9)  # a draw of all signs alike ties with the sample
+    if weights == "rademacher" and n_groups <= FEW_SIGNS:
+        reached = float((draws >= statistic * (1 - 1e-9)).mean())
+        warn(
+            f"wild score test: {n_groups} groups have only {2 ** (n_groups - 1)} distinct patterns of signs. Draws "
+            f"that equal the sample's own do not count towards P = {beyond.mean():.3g}; with them it is "
+            f"{reached:.3g}, and no smaller P is possible than {2.0 ** (1 - n_groups):.3g}. Use weights='webb', "
+            "or Cluster(..., type='CR2', df='satterthwaite').",
+            CovarianceWarning,
+        )
     texts = null.likelihood.space.restrictions[len(null.likelihood.base.space.restrictions) :]
     name = "terms" if group is None else label_of(group, "groups")
     return WildTest(

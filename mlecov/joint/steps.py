@@ -58,7 +58,7 @@ def two_step(
     first: Optimum,
     second: Likelihood,
     *,
-    constraints: Sequence[str] = (),
+    constraints: str | Sequence[str] = (),
     fixed: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Optimum:

@@ -23,6 +23,7 @@ from mlecov.errors import CovarianceError, DerivativeError, EvaluationError, Sep
 from mlecov.likelihood.base import Curvature, Evaluation, Facts, Likelihood, no_expected_information
 from mlecov.likelihood.design import Design, Equation
 from mlecov.likelihood.scores import Codes, DenseScores
+from mlecov.likelihood.simulated import simulated
 from mlecov.likelihood.traced import extrapolate
 from mlecov.parameters import LinearKind, ParameterSpace
 
@@ -300,14 +301,14 @@ class AnalyticEngine(Engine):
                     raise DerivativeError(f"score returned no entry for parameter {p.name!r}.")
                 continue
             part = np.asarray(given[p.name], dtype=float)
+            flat = part.reshape(n, -1) if part.shape[:1] == (n,) else np.empty((0, 0))
             if isinstance(p.kind, LinearKind) and part.shape in ((n,), (n, max(len(p.kind.equations), 1))):
                 design = columns[self.call.designs[p.name]]
-                rows = part.reshape(n, -1)
                 found[:, p.reported] = np.concatenate(
-                    [rows[:, [j]] * design for j in range(rows.shape[1])], axis=1
+                    [flat[:, [j]] * design for j in range(flat.shape[1])], axis=1
                 )
-            elif part.reshape(n, -1).shape[1:] == (p.kind.n_reported,):
-                found[:, p.reported] = part.reshape(n, -1)
+            elif flat.shape == (n, p.kind.n_reported):
+                found[:, p.reported] = flat
             else:
                 raise DerivativeError(
                     f"score[{p.name!r}] has shape {part.shape}; expected ({n},) for a scalar or linear parameter, "
@@ -493,7 +494,7 @@ class GeneralLikelihood(Likelihood):
         if self.simulator is None:
             return super().simulate(rng, theta)
         call = self.engine.call  # type: ignore[attr-defined]
-        drawn = self.simulator(rng, call.arguments(np.asarray(theta), self.columns, np))
-        return replace(
-            self, columns={**self.columns, **{k: np.asarray(v, dtype=float) for k, v in drawn.items()}}
+        drawn = simulated(
+            self.simulator, rng, call.arguments(np.asarray(theta), self.columns, np), self.columns
         )
+        return replace(self, columns={**self.columns, **drawn})

@@ -19,6 +19,7 @@ from mlecov.accurate import accurate
 from mlecov.errors import EvaluationError
 from mlecov.kinds import Kind
 from mlecov.likelihood.index import Columns, RowDerivatives, RowModel, pair_index
+from mlecov.likelihood.simulated import simulated
 from mlecov.parameters import LinearKind
 
 Array = npt.NDArray[np.float64]
@@ -269,5 +270,4 @@ def run_simulator(
     """Return the outcome columns drawn by the user's `simulate(rng, **arguments)`."""
     if simulator is None:
         return RowModel.simulate(TracedRows(signature, len(eta)), rng, eta, columns)
-    drawn = simulator(rng, signature.arguments(eta, columns, np))
-    return {name: np.asarray(values, dtype=float) for name, values in drawn.items()}
+    return simulated(simulator, rng, signature.arguments(eta, columns, np), columns)

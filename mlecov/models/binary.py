@@ -189,6 +189,12 @@ def logit(formula: Any, data: Any = None, **options: Any) -> IndexLikelihood:
     return build(Logit(), formula, data, **options)
 
 
+def _rate(eta: Array) -> Array:
+    """Return exp(eta), bounded so that quotients of it are zero where they would be infinite over infinite."""
+    rate: Array = np.exp(np.minimum(eta, 709.0))
+    return rate
+
+
 @dataclass(frozen=True)
 class Cloglog(Binary):
     """P(y = 1) = 1 - exp(-exp(eta))."""
@@ -199,7 +205,7 @@ class Cloglog(Binary):
         return np.asarray(-np.expm1(-np.exp(eta)))
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
-        hit, rate = columns["y"] == 1, np.exp(eta[0])
+        hit, rate = columns["y"] == 1, _rate(eta[0])
         value = np.where(hit, log1mexp(-rate), -rate)
         if not order:
             return value, None, None
@@ -215,7 +221,7 @@ class Cloglog(Binary):
         return value, first, np.where(hit, np.where(ratio > 0, curve, 0.0), -rate)[None]
 
     def third(self, eta: Array, columns: Columns, first: Array, second: Array) -> Array:
-        rate, ratio = np.exp(eta[0]), first[0]
+        rate, ratio = _rate(eta[0]), first[0]
         curve = second[0] * (1.0 - rate - ratio) - ratio * (rate + second[0])
         return np.asarray(np.where(columns["y"] == 1, curve, -rate))
 
@@ -226,7 +232,7 @@ class Cloglog(Binary):
     has_expected = True  # type: ignore[assignment]
 
     def expected(self, eta: Array, columns: Columns) -> Array:
-        rate = np.exp(eta[0])
+        rate = _rate(eta[0])
         return np.asarray(-(rate * (rate / np.expm1(rate)))[None])
 
 

@@ -51,8 +51,16 @@ SUMS: dict[str, tuple[Kind, ...]] = {
 }
 """Sums that the basic estimators are made of."""
 
+STREAM = 0x6D6C65
+"""Sets the streams apart from `default_rng(seed)`, with which data are often made: it is that of [seed, 0]."""
+
 FEWEST = 200
 """Replications before a precision may end the study."""
+
+
+def generator(seed: int, r: int) -> np.random.Generator:
+    """Return the generator of replication r."""
+    return np.random.default_rng([seed, r, STREAM])
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Study:
         if self.simulate is None:
             assert isinstance(self.likelihood, Likelihood) and self.start is not None
             make = self.likelihood.simulations(self.start)
-        return lambda r: make(np.random.default_rng([self.seed, r]))
+        return lambda r: make(generator(self.seed, r))
 
     def _from_data(self, rng: np.random.Generator) -> Likelihood:
         assert self.simulate is not None
@@ -100,7 +108,7 @@ class Outcomes(Sequence[Likelihood]):
         draw = likelihood.outcomes(study.start)
         columns: dict[str, Array] = {}
         for i, r in enumerate(range(first, last)):
-            for name, values in draw(np.random.default_rng([study.seed, r])).items():
+            for name, values in draw(generator(study.seed, r)).items():
                 if not i:
                     columns[name] = np.empty((last - first, *values.shape))
                 columns[name][i] = values

@@ -24,6 +24,7 @@ from mlecov.errors import (
 )
 from mlecov.likelihood.base import Evaluation, Likelihood, require_finite
 from mlecov.linalg import describe_direction, describe_singular
+from mlecov.optimize.bounds import at_bounds, sentence
 from mlecov.optimize.checkpoint import Checkpoint
 from mlecov.optimize.newton import Loop, direction, evaluate, newton_loop
 from mlecov.optimize.quasi_newton import METHODS, minimize_negative
@@ -77,7 +78,7 @@ def maximize(
     *,
     method: Method = "newton",
     start: Mapping[str, Any] | Array | None = None,
-    constraints: Sequence[str] = (),
+    constraints: str | Sequence[str] = (),
     fixed: Mapping[str, Any] | None = None,
     max_iter: int = 200,
     polish: bool = True,
@@ -300,8 +301,10 @@ def _finish(
         start,
         tuple(monitor.steps),
     )
-    said = likelihood.boundary(evaluation) if np.isfinite(evaluation.loglike) else None
-    said = None if said is None else f"{likelihood.facts.name}: {said}"
+    said = None
+    if np.isfinite(evaluation.loglike):
+        said = likelihood.boundary(evaluation) or sentence(at_bounds(likelihood, evaluation))
+        said = None if said is None else f"{likelihood.facts.name}: {said}"
     _judge(likelihood, evaluation, record, definite, said)
     if said is not None:
         warn(said, BoundaryWarning)
@@ -312,12 +315,13 @@ def _finish(
 def _refuse_flat(likelihood: Likelihood, evaluation: Evaluation) -> None:
     """Raise SeparationError where the likelihood rises for ever along a direction."""
     found = find_separation(likelihood, evaluation.theta, evaluation.scores)
-    if found is not None:
-        raise SeparationError(
-            f"the maximum does not exist: {found.sentence()}, and the log-likelihood keeps rising along it. "
-            "Drop or "
-            "combine the columns named, or use bias_reduced(likelihood), whose estimates are finite."
-        )
+    if found is None or set(np.flatnonzero(found.direction)) <= set(at_bounds(likelihood, evaluation)):
+        return  # a range that ends is no separation
+    raise SeparationError(
+        f"the maximum does not exist: {found.sentence()}, and the log-likelihood keeps rising along it. "
+        "Drop or "
+        "combine the columns named, or use bias_reduced(likelihood), whose estimates are finite."
+    )
 
 
 def _judge(

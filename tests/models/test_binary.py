@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from mlecov.errors import SpecificationError, SupportError
-from mlecov.models.binary import cloglog, heteroskedastic_probit, logit, probit
+from mlecov.models.binary import Cloglog, cloglog, heteroskedastic_probit, logit, probit
 from mlecov.models.bivariate import bivariate_probit, log_bivariate_cdf
 from mlecov.optimize import maximize
 from tests.cases import load_case
@@ -268,3 +268,25 @@ def test_heteroskedastic_outcomes_are_drawn_at_the_scaled_index() -> None:
     np.testing.assert_allclose(share, p, atol=4.5 * 0.5 / np.sqrt(4000))
     again = likelihood.simulate(np.random.default_rng([3, 7]), theta).columns["y"]
     np.testing.assert_array_equal(draw(np.random.default_rng([3, 7])).columns["y"], again)
+
+
+def test_cloglog_of_a_success_that_is_certain_many_times_over() -> None:
+    """exp(eta) is infinite there: derivatives are those of the limit, and the fit that without the row."""
+    model = Cloglog()
+    eta, columns = np.array([[-800.0, 0.3, 700.0, 720.0, 1e6]]), {"y": np.ones(5)}
+    with np.errstate(over="ignore"):
+        value, first, second = model.derivatives(eta, columns, 2)
+        expected = model.expected(eta, columns)
+    assert first is not None and second is not None
+    assert np.isfinite(value).all() and np.isfinite(first).all() and np.isfinite(second).all()
+    assert value[3:].tolist() == [0.0, 0.0] and first[0, 3:].tolist() == [0.0, 0.0]
+    assert np.isfinite(expected).all()
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(300)
+    y = (x + rng.logistic(size=300) > 0).astype(float)
+    x[np.flatnonzero(y == 1)[0]] = 1e4
+    fit = maximize(cloglog(y, np.column_stack([np.ones(300), x])))
+    rest = x < 1e3
+    alone = maximize(cloglog(y[rest], np.column_stack([np.ones(rest.sum()), x[rest]])))
+    assert fit.record.converged
+    np.testing.assert_allclose(fit.theta, alone.theta, rtol=1e-9)
