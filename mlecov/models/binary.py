@@ -190,8 +190,8 @@ def logit(formula: Any, data: Any = None, **options: Any) -> IndexLikelihood:
 
 
 def _rate(eta: Array) -> Array:
-    """Return exp(eta), bounded so that quotients of it are zero where they would be infinite over infinite."""
-    rate: Array = np.exp(np.minimum(eta, 709.0))
+    """Return exp(eta), bounded so that its quotients have their limits where they would be 0 / 0 or infinite."""
+    rate: Array = np.exp(np.clip(eta, -700.0, 709.0))
     return rate
 
 
@@ -206,7 +206,8 @@ class Cloglog(Binary):
 
     def derivatives(self, eta: Array, columns: Columns, order: int) -> RowDerivatives:
         hit, rate = columns["y"] == 1, _rate(eta[0])
-        value = np.where(hit, log1mexp(-rate), -rate)
+        # below -40 log(1 - exp(-u)) is log u to rounding
+        value = np.where(hit, np.where(eta[0] < -40.0, eta[0], log1mexp(-rate)), -rate)
         if not order:
             return value, None, None
         ratio = rate / np.expm1(rate)

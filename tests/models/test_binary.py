@@ -279,6 +279,7 @@ def test_cloglog_of_a_success_that_is_certain_many_times_over() -> None:
         expected = model.expected(eta, columns)
     assert first is not None and second is not None
     assert np.isfinite(value).all() and np.isfinite(first).all() and np.isfinite(second).all()
+    assert (value[0], first[0, 0], second[0, 0]) == (-800.0, 1.0, pytest.approx(0.0, abs=1e-300))
     assert value[3:].tolist() == [0.0, 0.0] and first[0, 3:].tolist() == [0.0, 0.0]
     assert np.isfinite(expected).all()
     rng = np.random.default_rng(0)
