@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -183,6 +184,11 @@ def all_finite(values: npt.NDArray[Any]) -> bool:
 
 def numeric(name: str, values: npt.NDArray[Any]) -> Array:
     """Return a column as float64, refusing text, infinities and complex numbers by name."""
+    if values.dtype.kind == "c":
+        raise DataError(
+            f"column {name!r} holds complex numbers (for example {values.ravel()[0]!r}), whose imaginary part "
+            "would be lost; give its .real, .imag or np.abs of it."
+        )
     if values.dtype.kind not in "fiub":
         try:
             if values.dtype.kind != "O" or any(isinstance(v, str) for v in values.ravel()[:1000]):
@@ -199,6 +205,19 @@ def numeric(name: str, values: npt.NDArray[Any]) -> Array:
         rows = np.flatnonzero(np.isinf(array).reshape(len(array), -1).any(axis=1))
         raise DataError(f"column {name!r} is infinite in row(s) {listing(rows)}.")
     return array
+
+
+def holds_numbers(values: npt.NDArray[Any]) -> bool:
+    """Tell whether a column holds numbers, by its type or, as objects, one by one (missing ones apart)."""
+    if values.dtype.kind != "O":
+        return values.dtype.kind in "fiu"
+    some = False
+    for value in values.ravel():
+        if isinstance(value, (int, float, Decimal, np.integer, np.floating)) and not isinstance(value, bool):
+            some = True
+        elif not (value is None or value is pd.NA or value is pd.NaT):
+            return False
+    return some
 
 
 @dataclass(frozen=True)
@@ -255,9 +274,16 @@ class Rows:
     def is_text(self, name: str) -> bool:
         """Whether a column holds labels rather than numbers."""
         values = self.table.columns[name]
-        if _is_pandas_series(values):
+        if _is_pandas_series(values) and values.dtype != object:
             return not pd.api.types.is_numeric_dtype(values.dtype)
-        return self.table.raw(name).dtype.kind not in "fiub"
+        array = self.table.raw(name)
+        return array.dtype.kind not in "fiubc" and not holds_numbers(array)
+
+    def is_number(self, name: str) -> bool:
+        """Whether a column holds numbers: not labels, truth values or categories."""
+        array = self.table.raw(name)
+        values = self.table.columns[name]
+        return holds_numbers(array) and not (_is_pandas_series(values) and str(values.dtype) == "category")
 
     def n_levels(self, name: str) -> int:
         """Return how many values a column of labels takes (categories count, used or not)."""

@@ -69,9 +69,7 @@ def model_matrix(
         if word.startswith("C(") or rows.is_text(name)
     }
     numbers = [name for name in names.values() if name not in factors]
-    if any(
-        rows.raw(name).dtype.kind not in "fiu" for name in numbers
-    ):  # truth values: the library codes them
+    if not all(map(rows.is_number, numbers)):  # truth values: the library codes them
         return None
     head = _head(rows, factors, numbers)
     small = read(head)

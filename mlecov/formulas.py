@@ -7,7 +7,8 @@ library and is stacked directly.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -15,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mlecov import factors
-from mlecov.data import Rows, Table
-from mlecov.errors import DataError, SpecificationError
+from mlecov.data import Rows, Table, is_missing, numeric
+from mlecov.errors import DataError, SpecificationError, listing
 from mlecov.lazy import lazy
 from mlecov.likelihood.design import Columns, DenseDesign, Design, Equation, TabmatDesign, dense_part
 from mlecov.parameters import LinearKind, LinearTerms
+from mlecov.terms import NAME, coded, unquoted, usage
 
 formulaic = lazy("formulaic")
 pd = lazy("pandas")
@@ -49,8 +51,8 @@ def parse(text: str) -> Formula:
     Raises
     ------
     SpecificationError
-        For I(x^2), which in Python is exclusive or; x**2 outside I(), which formula algebra reads as
-        x; more than one "~"; or an offset that can not be read.
+        For I(x^2), which in Python is exclusive or; x**2 or x^2 outside I(), which formula algebra reads
+        as x; more than one "~"; or an offset that can not be read.
     """
     for inside in re.findall(r"I\(([^()]*)\)", text):
         if "^" in inside:
@@ -61,7 +63,7 @@ def parse(text: str) -> Formula:
     outer = text
     while "(" in (shorter := re.sub(r"\([^()]*\)", "", outer)) and shorter != outer:
         outer = shorter
-    power = re.search(r"(?<![\w\])])([A-Za-z_]\w*)\s*\*\*\s*(\d+)", re.sub(r"\([^()]*\)", "()", outer))
+    power = re.search(rf"(?<![\w\])`])({NAME})\s*(?:\*\*|\^)\s*(\d+)", re.sub(r"\([^()]*\)", "()", outer))
     if power:
         raise SpecificationError(
             f"formula {text!r}: {power.group()} means {power.group(1)} alone in formula algebra; for the power of a "
@@ -101,10 +103,12 @@ def variables(formula: str, table: Table | None = None) -> set[str]:
     """
     if PLAIN.match(formula):
         return {name for name in re.split(r"[\s+]+", formula.strip()) if name != "1"}
+    plain, quoted = unquoted(formula)  # the library would cut a name at its dots
     try:
-        found = {str(name) for name in formulaic.Formula(formula).required_variables}
-        words = re.findall(r"(?<![\w.'\"])[A-Za-z_]\w*(?!\s*[\w(.=])", formula)
-        return found | {word for word in words if table is not None and word in table}
+        found = {str(name) for name in formulaic.Formula(plain).required_variables}
+        words = re.findall(r"(?<![\w.'\"])[A-Za-z_]\w*(?!\s*[\w(.=])", plain)
+        found |= {word for word in words if table is not None and word in table}
+        return {name for name in found if name not in quoted} | set(quoted.values())
     except Exception as error:
         # formulaic marks the place with terminal colours; its first line says what is wrong
         raise SpecificationError(
@@ -166,7 +170,7 @@ def materialize(terms: LinearTerms, rows: Rows) -> Block:
     right = parse(terms.formula).right
     if PLAIN.match(right):
         columns = [name for name in re.split(r"[\s+]+", right.strip()) if name != "1"]
-        if all(rows.table.raw(name).dtype.kind in "fiu" for name in columns):
+        if all(map(rows.is_number, columns)):
             names, matrix = _stack(list(dict.fromkeys(columns)), rows, intercept=True)
             return Block(names, matrix, offset, terms)
     if right.strip() == "1":
@@ -219,22 +223,109 @@ def evaluate(text: str, rows: Rows) -> Array:
 
 
 def _model_matrix(right: str, rows: Rows, names: set[str]) -> Any:
+    frame = _frame(right, rows, names)
     return _read(
         right,
         lambda: formulaic.Formula(right).get_model_matrix(
-            rows.frame(sorted(names)), context={"np": np}, na_action="raise", ensure_full_rank=True
+            frame, context={"np": np}, na_action="raise", ensure_full_rank=True
         ),
+        frame,
     )
 
 
-def _read(right: str, read: Callable[[], T]) -> T:
-    """Return what the formula library makes of `right`, its failures told as ours."""
+def _frame(
+    right: str, rows: Rows, names: set[str], by_codes: bool = False, whole: Collection[str] = ()
+) -> Any:
+    """Return the columns of one side of a formula in types that its arithmetic can not overflow.
+
+    Numbers are float64, where they are not labels; truth values are, where they are only summed or
+    multiplied. `by_codes` is for tabmat, which makes columns of a truth value's own; `whole` are the
+    columns whose levels were whole numbers in the fit.
+    """
+    frame, use = rows.frame(sorted(names)), usage(right)
+    truths = set()
+    for name in frame.columns:
+        if name not in rows.table:  # one of a matrix's columns
+            continue
+        array = rows.raw(name)
+        if array.dtype.kind == "b":
+            if name in use.counted and name not in use.typed and not (by_codes and name in use.alone):
+                frame[name] = array.astype(float)
+            else:
+                truths.add(name)
+        elif name not in use.typed:
+            if frame[name].dtype != np.float64 and (array.dtype.kind == "c" or rows.is_number(name)):
+                frame[name] = numeric(name, array)
+        elif pd.api.types.is_integer_dtype(frame[name].dtype) and frame[name].dtype.itemsize < 8:
+            frame[name] = frame[name].astype(np.int64)
+        elif by_codes and array.dtype.kind == "f" and name in whole:
+            frame[name] = array.astype(np.int64)  # tabmat compares the text of levels: "1.0" is not "1"
+    summed = use.summed_truths(truths)
+    if summed:
+        raise SpecificationError(
+            f"formula {right!r}: {summed} sums truth values, which is 'or' in numpy, not a count; multiply "
+            "each by 1 first: 1*(a) + 1*(b)."
+        )
+    return frame
+
+
+def _read(right: str, read: Callable[[], T], frame: Any, anew: bool = False) -> T:
+    """Return what the formula library makes of `right`, its failures told as ours; `anew` for new data."""
     try:
-        return read()
+        with np.errstate(all="ignore"):  # what is not finite is refused by its rows
+            made = read()
+            if not np.isfinite(_total(made)):
+                _refuse_undefined(right, frame)
+        return made
+    except (DataError, SpecificationError):
+        raise
     except Exception as error:
+        _refuse_undefined(right, frame)
+        if anew:
+            raise DataError(
+                f"the new data can not be put into formula {right!r}: {error} Give values where the terms are "
+                "defined, such as those in the range of the fit's data (bs(..., extrapolation='extend') goes on "
+                "beyond its knots), and numbers where the fit had numbers."
+            ) from None
         raise SpecificationError(
             f"formula {right!r} can not be made into columns: {type(error).__name__}: {error}"
         ) from None
+
+
+def _total(matrix: Any) -> float:
+    """Return the sum of a matrix of the formula library's or of tabmat's: not finite where an entry is not."""
+    if isinstance(matrix, pd.DataFrame):
+        return float(np.asarray(matrix, dtype=float).sum())
+    return float(matrix.matvec(np.ones(matrix.shape[1])).sum())
+
+
+def _refuse_undefined(right: str, frame: Any) -> None:
+    """Refuse expressions that are not finite somewhere, by their rows: np.log(x) of a negative x."""
+    for term in dict.fromkeys(_expressions_of(right)):
+        try:
+            with np.errstate(all="ignore"):
+                made = formulaic.Formula(f"0 + {term}").get_model_matrix(
+                    frame, context={"np": np}, na_action="ignore"
+                )
+                bad = np.flatnonzero(~np.isfinite(np.asarray(made, dtype=float)).all(axis=1))
+        except Exception:  # another failure, told by the caller
+            continue
+        if len(bad):
+            read = sorted(variables(term) & set(frame.columns))
+            where = ", ".join(f"{name} = {frame[name].iloc[bad[0]]}" for name in read)
+            raise DataError(
+                f"term {term} is missing or infinite in {len(bad)} of {len(frame)} rows: {listing(bad, 5)} "
+                f"({where} in row {bad[0]}). Leave those rows out, or write a term that is defined there."
+            )
+
+
+def _expressions_of(right: str) -> list[str]:
+    """Return the expressions of a formula that are evaluated, such as np.log(x)."""
+    try:
+        factors_of = [factor for term in formulaic.Formula(right) for factor in term.factors]
+    except Exception:  # of a formula that can not be read nothing is known
+        return []
+    return [str(factor.expr) for factor in factors_of if "(" in str(factor.expr)]
 
 
 def _coded_matrix(right: str, rows: Rows, names: set[str]) -> tuple[tuple[str, ...], Any, Any]:
@@ -253,22 +344,22 @@ def _coded_matrix(right: str, rows: Rows, names: set[str]) -> tuple[tuple[str, .
             context={"np": np},
         )
 
-    made = _read(right, lambda: factors.model_matrix(right, rows, by_tabmat))
+    made = factors.model_matrix(right, rows, lambda head: _read(right, lambda: by_tabmat(head), head))
     if made is not None:
         return made
-    frame = rows.frame(sorted(names))
-    for name in names:  # numbers keep their own order, not that of their text
-        if re.search(rf"C\(\s*{re.escape(name)}\b", right) and name in frame:
-            frame[name] = pd.Categorical(frame[name])
-    matrix = _read(right, lambda: by_tabmat(frame))
+    frame = _frame(right, rows, names, by_codes=True)
+    for name in coded(right, alone=True) & set(
+        frame.columns
+    ):  # numbers keep their own order, not that of their text
+        frame[name] = pd.Categorical(frame[name])
+    matrix = _read(right, lambda: by_tabmat(frame), frame)
     return tuple(str(name) for name in matrix.column_names), matrix, matrix.model_spec
 
 
 def _by_formulaic(right: str, rows: Rows, offset: Array | None, terms: LinearTerms) -> Block:
     names = variables(right, rows.table)
-    coded = {n for n in names if re.search(rf"C\(\s*{re.escape(n)}\b", right)}
-    coded |= {n for n in names if rows.is_text(n)}
-    levels = [rows.n_levels(n) for n in coded]
+    labels_of = (names & coded(right)) | {n for n in names if rows.is_text(n)}
+    levels = [rows.n_levels(n) for n in labels_of]
     if max([*levels, 0]) >= MANY_LEVELS:
         labels, matrix, spec = _coded_matrix(right, rows, names)
         return Block(labels, matrix, offset, terms, spec)
@@ -299,15 +390,57 @@ def without_constant(block: Block, what: str) -> Block:
     return block
 
 
+def _read_anew(block: Block, rows: Rows) -> Any:
+    """Return what the formula library makes of other rows, with the levels and knots of the fit."""
+    right = parse(str(block.terms.formula)).right
+    names = variables(right, rows.table)
+    whole = set()
+    for factor, (kind, state) in block.spec.encoder_state.items():
+        name = factor if factor in rows.table else next(iter(coded(factor, alone=True)), None)
+        if name is None or name not in rows.table:
+            continue
+        if "categories" in state:
+            _known_levels(name, rows, state["categories"])
+            if all(str(level).lstrip("-").isdigit() for level in state["categories"]):
+                whole.add(name)
+        elif factor == name and str(kind.value) == "numerical" and rows.is_text(name):
+            numeric(name, rows.raw(name))
+    frame = _frame(right, rows, names, not block.is_dense, whole)
+    with warnings.catch_warnings():  # of levels that only evaluating an expression shows
+        warnings.filterwarnings("error", message="Data has categories outside")
+        return _read(right, lambda: block.spec.get_model_matrix(frame), frame, anew=True)
+
+
+def _known_levels(name: str, rows: Rows, levels: Any) -> None:
+    """Refuse levels that the fit has not seen: their columns would be those of the first level."""
+    known, array = set(levels), rows.raw(name)
+    texts = known if all(isinstance(level, str) for level in known) else ()
+    unseen = [
+        v
+        for v in pd.unique(array[~is_missing(array)]).tolist()
+        if v not in known and str(int(v) if isinstance(v, float) and v.is_integer() else v) not in texts
+    ]
+    if unseen:
+        raise DataError(
+            f"column {name!r} has level(s) that the fit has not seen: {listing(map(repr, unseen))}; it knows "
+            f"{listing(levels, 20)}. Drop those rows, give them a known level, or fit with data that have them."
+        )
+
+
 def rebuild(block: Block, rows: Rows) -> Block:
-    """Return the design of the same parameter for other rows (prediction): same columns, same codes."""
+    """Return the design of the same parameter for other rows (prediction): same columns, same codes.
+
+    Raises
+    ------
+    DataError
+        For levels that the fit has not seen, and values that a term can not be evaluated at.
+    """
     if block.spec is None:
         made = materialize(block.terms, rows)
         if made.names == ("Intercept", *block.names):
             made = replace(made, names=block.names, matrix=made.matrix[:, 1:])
     else:
-        frame = rows.frame(sorted(str(name) for name in block.spec.required_variables))
-        matrix = block.spec.get_model_matrix(frame)
+        matrix = _read_anew(block, rows)
         dense = np.asarray(matrix.toarray() if not block.is_dense else matrix, dtype=float)
         dense = dense[:, dense.shape[1] - len(block.names) :]  # less the intercept, where the block has none
         made = Block(

@@ -16,7 +16,7 @@ LEVELS: list[tuple[str, ...]] = [
     ("special_cores", "matrix", "kinds_vector"),
     ("functions", "kinds"),
     ("accurate", "expressions"),
-    ("parameters", "data"),
+    ("parameters", "data", "terms"),
     ("likelihood",),
     ("factors", "optimum"),
     ("formulas",),

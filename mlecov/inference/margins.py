@@ -6,7 +6,6 @@ their sampling variance through the influence functions of the average.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +28,7 @@ from mlecov.likelihood.base import Likelihood
 from mlecov.likelihood.traced import extrapolate
 from mlecov.linalg import symmetrize
 from mlecov.optimum import Optimum
+from mlecov.terms import coded
 
 Array = npt.NDArray[np.float64]
 
@@ -173,10 +173,9 @@ class _Place:
             return True
         assert self.base.rows is not None
         wrapped = any(
-            isinstance(b.terms.formula, str) and re.search(rf"C\(\s*{re.escape(name)}\b", b.terms.formula)
-            for b in self.blocks.values()
+            isinstance(b.terms.formula, str) and name in coded(b.terms.formula) for b in self.blocks.values()
         )
-        return self.base.rows.raw(name).dtype.kind in "fiu" and not wrapped
+        return self.base.rows.is_number(name) and not wrapped
 
     def levels(self, name: str) -> list[Any]:
         """Return the levels of a variable that is no number, sorted."""
@@ -319,7 +318,7 @@ def _replaced(rows: Rows, name: str, value: Any) -> Rows:
     raw = rows.raw(name)
     if np.ndim(value):
         column = np.asarray(value)
-    elif raw.dtype.kind in "fiub":
+    elif raw.dtype.kind in "fiub" or rows.is_number(name):
         column = (
             np.full(rows.n_rows, float(value)) if raw.dtype.kind != "b" else np.full(rows.n_rows, bool(value))
         )
