@@ -95,6 +95,35 @@ def to_numpy(values: Any) -> npt.NDArray[Any]:
     return np.asarray(values.to_numpy())
 
 
+def index_of(values: Any) -> Any:
+    """Return the index of a pandas object, None for anything else."""
+    return values.index if _is_pandas_series(values) else None
+
+
+def same_rows(index: Any, values: Any, one: str, other: str, *, moved: bool = False) -> None:
+    """Refuse a pandas object whose rows are not those of `index`, which positions would pair wrongly.
+
+    `moved`: only where it has the same labels in another order.
+    """
+    theirs = index_of(values)
+    if (
+        theirs is None
+        or index is None
+        or theirs is index
+        or len(theirs) != len(index)
+        or theirs.equals(index)
+    ):
+        return
+    if moved and not theirs.sort_values().equals(index.sort_values()):
+        return
+    place = int(np.flatnonzero(np.asarray(theirs != index))[0])
+    raise DataError(
+        f"the indexes of {one} and {other} differ, first in row {place}: {index[place]} and {theirs[place]}. "
+        "Rows are paired by position: bring them into one order (.loc, .reindex), or give .to_numpy() where the "
+        "positions are right."
+    )
+
+
 def open_table(data: Any) -> Table:
     """Return the table of a dict of arrays, a pandas, polars or pyarrow frame, or a Table itself.
 
@@ -124,11 +153,13 @@ def open_table(data: Any) -> Table:
 def _table_of_mapping(data: Mapping[str, Any]) -> Table:
     columns: dict[str, Any] = {}
     lengths: dict[str, int] = {}
-    labels = None
+    labels, first = None, ""
     for name, values in data.items():
         if _is_pandas_series(values) and values.ndim == 1:
             columns[name] = values
-            labels = values.index if labels is None else labels
+            if labels is None:
+                labels, first = values.index, name
+            same_rows(labels, values, f"data[{first!r}]", f"data[{name!r}]")
         else:
             array = np.asarray(values)
             if array.ndim == 0:
@@ -318,6 +349,7 @@ class Rows:
                 f"{what}: got {len(array)} values; expected a column name, {self.table.n_rows} values (one per "
                 f"original row) or {self.n_terms} (one per term)."
             )
+        same_rows(self.table.labels, values, "the data", what, moved=True)
         if self.kept is not None:
             array = array[self.kept]
         if self.unit is None:

@@ -179,3 +179,23 @@ def test_usage_of_columns() -> None:
     assert {"b", "d"} <= found.counted and not {"x", "b", "d", "my.h"} & found.typed
     assert "x" in found.alone and "g" not in found.alone
     assert coded("C(g + 1) + C(h)") == {"g", "h"} and coded("C(g + 1) + C(h)", alone=True) == {"h"}
+
+
+def test_rows_of_other_indexes_are_not_paired_by_position() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.standard_normal(60)}, index=np.arange(100, 160))
+    frame["y"] = 1 + frame.x + 0.1 * rng.standard_normal(60)
+    shuffled = frame.sort_values("x")
+    with pytest.raises(DataError, match="the indexes of y and X differ, first in row 0: 100 and"):
+        ml.models.gaussian(frame.y, shuffled[["x"]])
+    with pytest.raises(DataError, match=r"the indexes of data\['y'\] and data\['x'\] differ"):
+        ml.models.gaussian("y ~ x", {"y": frame.y, "x": shuffled.x})
+    fit = ml.fit(ml.models.gaussian("y ~ x", frame))
+    groups = pd.Series(np.arange(60) % 12, index=frame.index, name="g")
+    with pytest.raises(DataError, match="the indexes of the data and .* differ"):
+        fit.cov(ml.Cluster(groups.loc[shuffled.index]))
+    alike = fit.cov(ml.Cluster(groups)).matrix
+    for same in (groups.to_numpy(), groups.reset_index(drop=True)):
+        np.testing.assert_array_equal(fit.cov(ml.Cluster(same)).matrix, alike)
+    by_arrays = ml.fit(ml.models.gaussian(frame.y.tolist(), frame.assign(one=1.0)[["one", "x"]]))
+    np.testing.assert_allclose(by_arrays.theta, fit.theta, rtol=1e-9)

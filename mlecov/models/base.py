@@ -14,7 +14,18 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from mlecov.data import Rows, Table, is_missing, numeric, open_table, screen, term_weights, to_numpy
+from mlecov.data import (
+    Rows,
+    Table,
+    index_of,
+    is_missing,
+    numeric,
+    open_table,
+    same_rows,
+    screen,
+    term_weights,
+    to_numpy,
+)
 from mlecov.errors import DataError, SpecificationError, SupportError, listing
 from mlecov.formulas import (
     Block,
@@ -225,6 +236,7 @@ def _from_arrays(
         raise SpecificationError(
             f"formulas for {listing(further)} need data in a frame, with a formula for the outcome."
         )
+    same_rows(index_of(y), X, "y", "X")
     outcome, names, matrix = _outcome(y), _column_names(X), _matrix(X)
     if len(outcome) != len(matrix):
         raise DataError(f"y has {len(outcome)} entries, X has {len(matrix)} rows.")
@@ -241,7 +253,7 @@ def _from_arrays(
     lengths = {key: len(values) for key, values in held.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"arrays differ in length: {listing(f'{k}: {v}' for k, v in lengths.items())}.")
-    rows = screen(Table(held, len(outcome), getattr(y, "index", None)), list(held), missing)
+    rows = screen(Table(held, len(outcome), index_of(y)), list(held), missing)
     label = str(getattr(y, "name", None) or "y")
     shift = None
     if offset is not None or exposure is not None:
