@@ -96,8 +96,9 @@ def to_numpy(values: Any) -> npt.NDArray[Any]:
 
 
 def index_of(values: Any) -> Any:
-    """Return the index of a pandas object, None for anything else."""
-    return values.index if _is_pandas_series(values) else None
+    """Return the index of a Series or DataFrame, None for anything else (pandas' bare arrays too)."""
+    known = _is_pandas_series(values) and isinstance(values, (pd.Series, pd.DataFrame))
+    return values.index if known else None
 
 
 def same_rows(index: Any, values: Any, one: str, other: str, *, moved: bool = False) -> None:
@@ -114,9 +115,9 @@ def same_rows(index: Any, values: Any, one: str, other: str, *, moved: bool = Fa
         or theirs.equals(index)
     ):
         return
-    if moved and not theirs.sort_values().equals(index.sort_values()):
+    if moved and not (theirs.isin(index).all() and index.isin(theirs).all()):
         return
-    place = int(np.flatnonzero(np.asarray(theirs != index))[0])
+    place = next((i for i, (a, b) in enumerate(zip(index, theirs, strict=True)) if a != b), 0)
     raise DataError(
         f"the indexes of {one} and {other} differ, first in row {place}: {index[place]} and {theirs[place]}. "
         "Rows are paired by position: bring them into one order (.loc, .reindex), or give .to_numpy() where the "
@@ -156,9 +157,10 @@ def _table_of_mapping(data: Mapping[str, Any]) -> Table:
     labels, first = None, ""
     for name, values in data.items():
         if _is_pandas_series(values) and values.ndim == 1:
-            columns[name] = values
+            # a bare array of pandas' own has no index, and is held as the column it would be
+            columns[name] = pd.Series(values) if index_of(values) is None else values
             if labels is None:
-                labels, first = values.index, name
+                labels, first = index_of(values), name
             same_rows(labels, values, f"data[{first!r}]", f"data[{name!r}]")
         else:
             array = np.asarray(values)

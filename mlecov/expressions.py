@@ -99,6 +99,7 @@ def _split_equality(text: str, labels: Sequence[str]) -> list[str]:
 
 
 def split_texts(text: str, labels: Sequence[str]) -> list[str]:
+    """Return the parts of a text between its commas; those inside a label do not count."""
     return _split(text, labels, ",")
 
 

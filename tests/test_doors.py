@@ -199,3 +199,30 @@ def test_rows_of_other_indexes_are_not_paired_by_position() -> None:
         np.testing.assert_array_equal(fit.cov(ml.Cluster(same)).matrix, alike)
     by_arrays = ml.fit(ml.models.gaussian(frame.y.tolist(), frame.assign(one=1.0)[["one", "x"]]))
     np.testing.assert_allclose(by_arrays.theta, fit.theta, rtol=1e-9)
+
+
+def test_bare_arrays_of_pandas_have_no_index() -> None:
+    """What `.array`, `.values` of a category and pd.Categorical give is paired by position, as numpy is."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.standard_normal(60), "g": np.arange(60) % 12}, index=np.arange(100, 160))
+    frame["y"] = (1 + frame.x + 0.1 * rng.standard_normal(60)).astype("Float64")
+    fit = ml.fit(ml.models.gaussian("y ~ x", frame))
+    alike = fit.cov(ml.Cluster("g")).matrix
+    for same in (frame.g.array, frame.g.astype("category").to_numpy(), pd.Categorical(frame.g)):
+        np.testing.assert_allclose(fit.cov(ml.Cluster(same)).matrix, alike, rtol=1e-13)
+    by_arrays = ml.fit(ml.models.gaussian(frame.y.array, frame.assign(one=1.0)[["one", "x"]]))
+    np.testing.assert_allclose(by_arrays.theta, fit.theta, rtol=1e-9)
+    held = {"y": frame.y.to_numpy(dtype=float), "s": pd.Categorical(frame.g % 3)}
+    assert ml.models.gaussian("y ~ s", held).space.labels[:3] == ("mu[Intercept]", "mu[s[T.1]]", "mu[s[T.2]]")
+
+
+def test_indexes_of_mixed_labels_are_compared() -> None:
+    labels = ["a", 1, 2.5, None, "b", "c"]
+    y = pd.Series(np.arange(6.0), index=pd.Index(labels, dtype=object))
+    X = pd.DataFrame({"one": np.ones(6)}, index=pd.Index(labels[::-1], dtype=object))
+    with pytest.raises(DataError, match="the indexes of y and X differ, first in row 0: a and c"):
+        ml.models.gaussian(y, X)
+    fit = ml.fit(ml.models.gaussian("y ~ 1", y.to_frame("y")))
+    groups = pd.Series([0, 1, 2, 3, 4, 5], index=X.index)
+    with pytest.raises(DataError, match="the indexes of the data and"):
+        fit.cov(ml.Cluster(groups))

@@ -84,9 +84,9 @@ class Evaluator(ABC):
     def bend(self, third: Array, steps: Array, which: Codes) -> Array:
         """Return half the third derivative of the log-likelihoods, twice along the steps (a, k): (a, k).
 
-        What Newton's step leaves of the gradient, to second order.
+        What Newton's step leaves of the gradient, to second order; only where sums carry `third`.
         """
-        raise NotImplementedError
+        raise SpecificationError(f"{type(self).__name__} keeps no third derivatives.")
 
     @abstractmethod
     def expected(self, thetas: Array, which: Codes) -> Array:

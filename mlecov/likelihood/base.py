@@ -135,8 +135,13 @@ class Likelihood(ABC):
 
         To second order the gradient that Newton's step leaves behind. It costs two products with the
         design, and it shortens the way to a maximum; it enters no result.
+
+        Raises
+        ------
+        SpecificationError
+            Unless `knows_third`.
         """
-        raise NotImplementedError
+        raise SpecificationError(f"{self.facts.name} knows no third derivative of its terms.")
 
     @abstractmethod
     def subset(self, terms: npt.NDArray[np.intp]) -> Likelihood:
